@@ -1,0 +1,2 @@
+//! Shared between kernel and user space.
+#![no_std]

@@ -1,0 +1,2 @@
+//! premod
+fn main() {}
