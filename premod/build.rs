@@ -3,17 +3,7 @@
 #[path = "../xtask/src/bpf.rs"]
 mod bpf;
 
-use std::{env, fs, path::Path};
-
-/// The objects that are built: package, binary, features, and their file names in `OUT_DIR`.
-const OBJECTS: &[(bpf::Object<'_>, &str)] = &[(
-    bpf::Object {
-        package: "premod-ebpf",
-        bin: "premod-ebpf",
-        features: &[],
-    },
-    "premod.bpf.o",
-)];
+use std::{env, path::Path};
 
 fn main() {
     if let Err(sentence) = build() {
@@ -41,16 +31,8 @@ fn build() -> Result<(), String> {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
     let toolchain = bpf::Toolchain::find(root)?;
-    for (object, name) in OBJECTS {
-        let built = toolchain.build(root, object)?;
-        let wanted = Path::new(&out_dir).join(name);
-        fs::copy(&built, &wanted).map_err(|error| {
-            format!(
-                "cannot copy {} to {}: {error}",
-                built.display(),
-                wanted.display()
-            )
-        })?;
+    for object in bpf::OBJECTS {
+        toolchain.build(root, object, Path::new(&out_dir))?;
     }
     // A linker that setup puts there later, or one of another LLVM, makes another object.
     println!("cargo::rerun-if-changed={}", toolchain.linker.display());

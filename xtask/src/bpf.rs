@@ -7,6 +7,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -25,7 +26,17 @@ pub(crate) struct Object<'a> {
     pub(crate) package: &'a str,
     pub(crate) bin: &'a str,
     pub(crate) features: &'a [&'a str],
+    /// The name of its file.
+    pub(crate) name: &'a str,
 }
+
+/// The objects that premod embeds.
+pub(crate) const OBJECTS: &[Object<'_>] = &[Object {
+    package: "premod-ebpf",
+    bin: "premod-ebpf",
+    features: &[],
+    name: "premod.bpf.o",
+}];
 
 /// Where rustc and `core` for the BPF target come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +121,13 @@ impl Toolchain {
         command
     }
 
-    /// Builds `object` and returns the path of the ELF file. Compiler messages go to stderr.
-    pub(crate) fn build(&self, root: &Path, object: &Object<'_>) -> Result<PathBuf, String> {
+    /// Builds `object` and copies the ELF file into `directory`. Compiler messages go to stderr.
+    pub(crate) fn build(
+        &self,
+        root: &Path,
+        object: &Object<'_>,
+        directory: &Path,
+    ) -> Result<(), String> {
         let mut command = self.command(root, object);
         // In a build script stdout is cargo's, so nothing of the inner cargo may reach it.
         let status = command
@@ -125,10 +141,18 @@ impl Toolchain {
                 object.package
             ));
         }
-        Ok(target_dir(root)
+        let built = target_dir(root)
             .join(TARGET)
             .join("release")
-            .join(object.bin))
+            .join(object.bin);
+        let wanted = directory.join(object.name);
+        fs::copy(&built, &wanted).map(drop).map_err(|error| {
+            format!(
+                "cannot copy {} to {}: {error}",
+                built.display(),
+                wanted.display()
+            )
+        })
     }
 }
 
@@ -157,7 +181,7 @@ pub(crate) fn find_linker(root: &Path) -> Option<PathBuf> {
 
 /// The LLVM major that setup built bpf-linker with, when it was setup that built it.
 pub(crate) fn linker_llvm(root: &Path) -> Option<u32> {
-    let note = std::fs::read_to_string(tools_dir(root).join("bpf-linker.llvm")).ok()?;
+    let note = fs::read_to_string(tools_dir(root).join("bpf-linker.llvm")).ok()?;
     note.trim().parse().ok()
 }
 

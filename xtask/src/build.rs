@@ -2,8 +2,11 @@
 
 use std::{
     env,
+    io::Read as _,
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -30,8 +33,8 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
         if self.statically {
-            for path in build_static(&["--package", "premod", "--bin", "premod"])? {
-                println!("{}", paths::shown(&path));
+            for built in build_static(&["--package", "premod", "--bin", "premod"])? {
+                println!("{}", paths::shown(&built.path));
             }
         } else {
             println!("{}", paths::shown(&build_host(self.release)?));
@@ -60,12 +63,19 @@ pub(crate) fn build_host(release: bool) -> Result<PathBuf> {
         .join("premod"))
 }
 
+/// An executable that cargo built: the name of its target, and the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Executable {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
 /// Builds what `selection` names statically in the release profile, without debug information
 /// (the guest unpacks it into memory at every boot), and returns the executables.
-pub(crate) fn build_static(selection: &[&str]) -> Result<Vec<PathBuf>> {
+pub(crate) fn build_static(selection: &[&str]) -> Result<Vec<Executable>> {
     let mut command = cargo();
     command
-        .args(["build", "--release", "--target", STATIC_TARGET])
+        .args(["build", "--quiet", "--release", "--target", STATIC_TARGET])
         .args([
             "--message-format",
             "json-render-diagnostics",
@@ -79,31 +89,72 @@ pub(crate) fn build_static(selection: &[&str]) -> Result<Vec<PathBuf>> {
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
             "-Ctarget-feature=+crt-static",
         )
-        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run `{}`", exec::describe(&command)))?;
-    if !output.status.success() {
-        bail!("`{}` failed ({})", exec::describe(&command), output.status);
-    }
-    executables(&String::from_utf8_lossy(&output.stdout))
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+    executables(&quietly(&mut command, "what runs in the guest")?)
 }
 
-/// The part of cargo's messages that names an executable.
+/// Runs a quiet cargo and returns its stdout. Only when it has something to do, which takes it
+/// more than a moment, a line on stderr says that `what` is being built.
+fn quietly(command: &mut Command, what: &str) -> Result<String> {
+    let start = Instant::now();
+    let described = exec::describe(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{described}`"))?;
+    let stdout = child.stdout.take();
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        stdout
+            .map(|mut stdout| stdout.read_to_string(&mut text))
+            .transpose()
+            .map(|_| text)
+    });
+    let mut said = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("cannot wait for cargo")? {
+            break status;
+        }
+        if !said && start.elapsed() > Duration::from_secs(1) {
+            eprintln!("build: {what} ...");
+            said = true;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    if !status.success() {
+        bail!("`{described}` failed ({status})");
+    }
+    if said {
+        eprintln!("build: {what}: done ({} s)", start.elapsed().as_secs());
+    }
+    let text = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader of cargo's output panicked"))?;
+    text.with_context(|| format!("cannot read the output of `{described}`"))
+}
+
+/// The parts of cargo's messages that tell of an executable.
 #[derive(Deserialize)]
 struct Message {
     executable: Option<PathBuf>,
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
 }
 
 /// The executables that cargo's JSON messages name.
-fn executables(messages: &str) -> Result<Vec<PathBuf>> {
+fn executables(messages: &str) -> Result<Vec<Executable>> {
     let mut found = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message: Message =
             serde_json::from_str(line).context("cargo wrote a message that is not JSON")?;
-        found.extend(message.executable);
+        if let (Some(path), Some(Target { name })) = (message.executable, message.target) {
+            found.push(Executable { name, path });
+        }
     }
     if found.is_empty() {
         bail!("cargo built no executable");
@@ -118,13 +169,17 @@ mod tests {
     #[test]
     fn executables_are_taken_from_cargos_messages() {
         let messages = concat!(
-            r#"{"reason":"compiler-artifact","executable":null}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"x"},"executable":null}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","executable":"/t/premod"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"premod"},"executable":"/t/premod"}"#,
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
-        assert_eq!(executables(messages).unwrap(), [PathBuf::from("/t/premod")]);
+        let premod = Executable {
+            name: "premod".to_owned(),
+            path: PathBuf::from("/t/premod"),
+        };
+        assert_eq!(executables(messages).unwrap(), [premod]);
         assert!(executables(r#"{"reason":"build-finished"}"#).is_err());
     }
 }

@@ -2,10 +2,14 @@
 
 mod bpf;
 mod build;
+mod demo;
 mod exec;
+mod lint;
 mod paths;
 mod progress;
+mod run;
 mod setup;
+mod test;
 mod vm;
 
 use std::process::ExitCode;
@@ -23,14 +27,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     Build(build::Options),
+    Demo(demo::Options),
+    Run(run::Options),
     Setup(setup::Options),
+    Test(test::Options),
     Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Build(options) => options.run(),
+        Task::Demo(options) => options.run(),
+        Task::Run(options) => options.run(),
         Task::Setup(options) => options.run(),
+        Task::Test(options) => options.run(),
         Task::Vm(options) => options.run(),
     };
     result.unwrap_or_else(|error| {

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -66,7 +66,7 @@ impl Archive {
     /// Writes the end of the archive and gives the file its name.
     pub(crate) fn finish(mut self) -> Result<()> {
         trailer(&mut self.out)
-            .and_then(|out| out.flush())
+            .and_then(io::Write::flush)
             .with_context(|| format!("cannot write {}", self.path.display()))?;
         fs::rename(partial(&self.path), &self.path)
             .with_context(|| format!("cannot rename {}", self.path.display()))

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use self::{
@@ -39,6 +39,10 @@ const TIMEOUT: u8 = 122;
 const FAILED: u8 = 123;
 /// Nobody reads our output; what a shell says of a program that SIGPIPE ended.
 const UNREAD: u8 = 141;
+
+/// CPUs and megabytes of memory, unless told otherwise.
+const SMP: u32 = 2;
+const MEMORY: u32 = 1536;
 
 /// Boots a kernel and runs COMMAND in it as root.
 ///
@@ -66,10 +70,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HOST[:GUEST]")]
     copy: Vec<Copied>,
     /// Number of CPUs
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = SMP)]
     smp: u32,
     /// Memory in MB
-    #[arg(long, default_value_t = 1536)]
+    #[arg(long, default_value_t = MEMORY)]
     memory: u32,
     /// Count instructions instead of time: slow, and the same in every run; one CPU
     #[arg(long)]
@@ -142,7 +146,7 @@ impl Options {
             None => Some(Duration::from_secs(600)),
         };
         let vm = Vm {
-            programs: programs(!self.without_premod)?,
+            programs: programs(!self.without_premod, &[])?,
             filesystems: self.filesystems,
             copied: self.copy,
             smp: self.smp,
@@ -161,26 +165,55 @@ impl Options {
     }
 }
 
-/// The statically linked programs of every guest and their places.
-pub(crate) fn programs(with_premod: bool) -> Result<Vec<(PathBuf, String)>> {
+/// Builds the statically linked programs of every guest, and with `more` further ones of premod;
+/// returns the files and their places in the guest.
+pub(crate) fn programs(with_premod: bool, more: &[(&str, &str)]) -> Result<Vec<(PathBuf, String)>> {
     let mut selection = vec!["--package", "premod-guest", "--bin", "premod-guest"];
+    let mut places = vec![("premod-guest", "/init")];
     if with_premod {
         selection.extend(["--package", "premod", "--bin", "premod"]);
+        places.push(("premod", "/usr/bin/premod"));
     }
-    build::build_static(&selection)?
+    for (test, place) in more {
+        selection.extend(["--test", test]);
+        places.push((test, place));
+    }
+    let built = build::build_static(&selection)?;
+    let path_of = |name| {
+        built
+            .iter()
+            .find(|built| built.name == name)
+            .map(|built| &built.path)
+    };
+    places
         .into_iter()
-        .map(|path| {
-            let place = match path.file_name().and_then(|name| name.to_str()) {
-                Some("premod-guest") => "/init",
-                Some("premod") => "/usr/bin/premod",
-                _ => bail!("cargo built {}, which nobody asked for", path.display()),
-            };
-            Ok((path, place.to_owned()))
+        .map(|(name, place)| {
+            let path = path_of(name).with_context(|| format!("cargo did not build {name}"))?;
+            Ok((path.clone(), place.to_owned()))
         })
         .collect()
 }
 
 impl Vm {
+    /// A machine that runs `command`, with everything else as it usually is.
+    pub(crate) fn new(kernel: Kernel, command: String) -> Self {
+        Self {
+            kernel,
+            filesystems: Vec::new(),
+            programs: Vec::new(),
+            copied: Vec::new(),
+            smp: SMP,
+            memory: MEMORY,
+            icount: false,
+            append: Vec::new(),
+            bpf_lsm: true,
+            environment: Vec::new(),
+            timeout: None,
+            terminal: false,
+            command,
+        }
+    }
+
     /// Boots, runs the command to its end and shuts down. `label` names the log.
     pub(crate) fn run(&self, label: &str, sink: &mut dyn Sink) -> Result<Report> {
         let accel = if self.icount {
@@ -194,19 +227,9 @@ impl Vm {
     /// Whether this kernel boots to a command under `accel`.
     fn boots(&self, accel: Accel) -> bool {
         let probe = Self {
-            kernel: self.kernel.clone(),
-            filesystems: Vec::new(),
             programs: self.programs.clone(),
-            copied: Vec::new(),
-            smp: self.smp,
-            memory: self.memory,
-            icount: false,
-            append: Vec::new(),
-            bpf_lsm: true,
-            environment: Vec::new(),
             timeout: Some(Duration::from_secs(20)),
-            terminal: false,
-            command: "true".to_owned(),
+            ..Self::new(self.kernel.clone(), "true".to_owned())
         };
         let report = probe.run_quietly(accel, "kvm-probe");
         report.is_ok_and(|report| report.outcome == Outcome::Exited(0))

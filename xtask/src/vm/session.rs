@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use premod_guest::{END_OF_LOG, FAILED, Frame};
 
-use super::{console::Console, qemu::Qemu};
+use super::{console::Console, qemu::Qemu, terminal};
 
 /// How long the guest may take until it starts the command.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -39,7 +39,7 @@ pub(crate) enum Outcome {
     Timeout(&'static str),
     /// The machine ended by itself, or its first process gave up.
     Failed(String),
-    /// Nobody reads the command's output any more.
+    /// Nobody reads the command's output any more, or the user has left.
     Unread,
 }
 
@@ -136,6 +136,7 @@ pub(crate) fn follow(
                 break match (progress.exit, progress.started) {
                     // The end of the log was filtered by a console log level of the user's.
                     (Some(status), _) => Outcome::Exited(status),
+                    _ if terminal::escaped() => Outcome::Unread,
                     _ if ends > 0 => Outcome::Failed("the connection to it was closed".to_owned()),
                     (None, Some(_)) => Outcome::Timeout("while the command ran"),
                     (None, None) => Outcome::Timeout("before the command started"),

@@ -1,6 +1,12 @@
 //! Connects the user's terminal with the one in the guest.
 
-use std::{io::Read as _, os::unix::net::UnixStream, thread, time::Duration};
+use std::{
+    io::Read as _,
+    os::unix::net::UnixStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use premod_guest::Frame;
@@ -12,6 +18,13 @@ use rustix::{
 
 /// Ends the guest from the keyboard, because Ctrl-C belongs to the guest: Ctrl-].
 const ESCAPE: u8 = 0x1d;
+
+/// Whether the user has ended the guest from the keyboard.
+static ESCAPED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn escaped() -> bool {
+    ESCAPED.load(Ordering::Relaxed)
+}
 
 /// Whether a person sits at both ends.
 pub(crate) fn present() -> bool {
@@ -65,6 +78,7 @@ fn forward(port: &UnixStream) {
                 Ok(0) | Err(_) => return,
                 Ok(length) if buffer[..length].contains(&ESCAPE) => {
                     // The main loop takes the end of the port for the end of the machine.
+                    ESCAPED.store(true, Ordering::Relaxed);
                     drop(port.shutdown(std::net::Shutdown::Both));
                     return;
                 }

@@ -1,0 +1,115 @@
+//! `cargo xtask test`: every check and every test, on this machine and on the real kernels.
+
+mod guest;
+mod host;
+mod table;
+mod verdict;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use clap::Args;
+
+use self::{guest::Boot, table::Row, verdict::Skips};
+use crate::{setup, setup::kernels::SERIES, vm};
+
+/// Sets up what is missing and runs all checks and tests.
+///
+/// Ends with a table and the line `N passed, N failed, N skipped`; fails when anything failed, or
+/// was skipped in the VM without standing in premod/tests/vm/expected-skips.json.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Run the VM tests on this kernel only: 6.1, 6.12, 6.18 or 7
+    #[arg(long = "kernel", value_name = "K")]
+    kernels: Vec<String>,
+    /// Run only tests whose name contains this, and no checks
+    #[arg(long, value_name = "SUBSTR")]
+    filter: Option<String>,
+    /// Leave the VM tests out
+    #[arg(long, conflicts_with = "vm_only")]
+    host_only: bool,
+    /// Run the VM tests only
+    #[arg(long)]
+    vm_only: bool,
+    /// How long one boot with all its tests may take
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    boot_timeout: u64,
+}
+
+/// The kernel that is also booted without bpf among its security modules.
+const WITHOUT_BPF: &str = "6.12";
+
+impl Options {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let start = Instant::now();
+        let kernels: Vec<String> = if self.kernels.is_empty() {
+            SERIES.map(str::to_owned).to_vec()
+        } else {
+            self.kernels.clone()
+        };
+        self.set_up(&kernels)?;
+        let filter = self.filter.as_deref();
+        let mut rows = Vec::new();
+        if !self.vm_only {
+            rows.extend(host::run(filter));
+        }
+        if !self.host_only {
+            rows.extend(self.run_in_vm(&kernels)?);
+        }
+        let mut stdout = io::stdout().lock();
+        let text = table::render(&rows);
+        let seconds = start.elapsed().as_secs();
+        write!(
+            stdout,
+            "\n{text}\n{seconds} s in all\n{}\n",
+            table::summary(&rows)
+        )?;
+        Ok(if rows.iter().any(Row::failed) {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+
+    fn set_up(&self, kernels: &[String]) -> Result<()> {
+        let mut parts = setup::BPF_PARTS.to_vec();
+        if !self.host_only {
+            parts.extend([setup::Part::Qemu, setup::Part::Guest]);
+            parts.extend(kernels.iter().cloned().map(setup::Part::Kernel));
+        }
+        setup::ensure(&parts)
+    }
+
+    /// One boot for each kernel with all its file systems, and one without bpf as an LSM.
+    fn run_in_vm(&self, kernels: &[String]) -> Result<Vec<Row>> {
+        let programs = match vm::programs(true, &[("vm", "/usr/bin/premod-vm-test")]) {
+            Ok(programs) => programs,
+            Err(error) => return Ok(vec![Row::failure("build for the VM", format!("{error:#}"))]),
+        };
+        let skips = Skips::load()?;
+        let mut boots: Vec<(&str, bool)> = kernels
+            .iter()
+            .map(|series| (series.as_str(), true))
+            .collect();
+        if kernels.iter().any(|series| series == WITHOUT_BPF) {
+            boots.push((WITHOUT_BPF, false));
+        }
+        let mut rows = Vec::new();
+        for (series, bpf_lsm) in boots {
+            let boot = Boot {
+                series,
+                bpf_lsm,
+                filter: self.filter.as_deref(),
+                limit: Duration::from_secs(self.boot_timeout),
+                programs: &programs,
+                skips: &skips,
+            };
+            rows.extend(boot.run()?);
+        }
+        Ok(rows)
+    }
+}
