@@ -38,14 +38,11 @@ pub(crate) struct Mirrors {
 }
 
 impl Mirrors {
-    /// Asks apt, which knows them even when it has never been updated.
+    /// Asks apt what it would fetch in an update: unlike `apt-get indextargets` it answers this
+    /// even when it has never been updated.
     pub(crate) fn find() -> Result<Self> {
         let mut command = Command::new("apt-get");
-        command.args([
-            "indextargets",
-            "--format",
-            "$(CREATED_BY) $(COMPONENT) $(RELEASE) $(REPO_URI)",
-        ]);
+        command.args(["update", "--print-uris", "-o", "Debug::NoLocking=true"]);
         let output = command.output().context(
             "this machine has no apt: install QEMU, give a kernel with --kernel-image, and \
              install rustup's nightly with rust-src and bpf-linker",
@@ -54,18 +51,20 @@ impl Mirrors {
             .context("apt has no Debian mirror among its sources")
     }
 
-    fn parse(targets: &str) -> Option<Self> {
-        let targets: Vec<(&str, &str)> = targets
+    fn parse(uris: &str) -> Option<Self> {
+        // 'MIRROR/dists/RELEASE/main/binary-amd64/Packages.xz' FILE SIZE
+        let suites: Vec<(&str, &str)> = uris
             .lines()
-            .filter_map(|line| match *line.split(' ').collect::<Vec<_>>() {
-                ["Packages", "main", release, uri] => Some((release, uri)),
-                _ => None,
+            .filter_map(|line| {
+                let (mirror, rest) = line.strip_prefix('\'')?.split_once("dists/")?;
+                let (release, _) = rest.split_once("/main/binary-amd64/")?;
+                Some((release, mirror))
             })
             .collect();
-        let (release, main) = targets
+        let (release, main) = suites
             .iter()
             .find(|(release, _)| DEBIAN.contains(release))?;
-        let security = targets.iter().find(|(release, _)| {
+        let security = suites.iter().find(|(release, _)| {
             release
                 .strip_suffix("-security")
                 .is_some_and(|name| DEBIAN.contains(&name))
@@ -73,7 +72,7 @@ impl Mirrors {
         Some(Self {
             release: (*release).to_owned(),
             main: (*main).to_owned(),
-            security: security.map(|(_, uri)| (*uri).to_owned()),
+            security: security.map(|(_, mirror)| (*mirror).to_owned()),
         })
     }
 
@@ -85,7 +84,9 @@ impl Mirrors {
             String::new()
         };
         let mut lines = format!("deb {options}{} {release} main\n", self.main);
-        lines += &format!("deb {options}{} {release}-backports main\n", self.main);
+        for suite in ["-updates", "-backports"] {
+            lines += &format!("deb {options}{} {release}{suite} main\n", self.main);
+        }
         if let Some(security) = &self.security {
             lines += &format!("deb {options}{security} {release}-security main\n");
         }
@@ -105,7 +106,10 @@ impl PrivateApt {
         let sources: String = RELEASES.map(|release| mirrors.sources(release)).concat();
         let directory = paths::vm().join("apt");
         let status = directory.join("status");
-        let apt = Self::at(directory, &sources, &status, RELEASES[0])?;
+        // The oldest release goes first, with its security updates: a plain name would leave those
+        // out.
+        let release = format!("/^{}(-security)?$/", RELEASES[0]);
+        let apt = Self::at(directory, &sources, &status, &release)?;
         fs::write(status, "").context("cannot write apt's empty status")?;
         Ok(apt)
     }
@@ -118,12 +122,18 @@ impl PrivateApt {
             paths::vm().join("apt-host"),
             &mirrors.sources(&mirrors.release),
             Path::new("/var/lib/dpkg/status"),
-            &mirrors.release,
+            "",
         )
     }
 
     fn at(directory: PathBuf, sources: &str, status: &Path, release: &str) -> Result<Self> {
-        for part in ["state/lists/partial", "cache/archives/partial"] {
+        // Only where nothing is installed may it go without dpkg's lock.
+        let unlocked = status.starts_with(&directory);
+        for part in [
+            "state/lists/partial",
+            "cache/archives/partial",
+            "preferences.d",
+        ] {
             let part = directory.join(part);
             fs::create_dir_all(&part).with_context(|| format!("mkdir {}", part.display()))?;
         }
@@ -136,11 +146,11 @@ impl PrivateApt {
              Dir::Cache \"{here}/cache\";\nDir::Cache::pkgcache \"pkgcache.bin\";\n\
              Dir::Cache::srcpkgcache \"\";\nDir::Etc::sourcelist \"{here}/sources.list\";\n\
              Dir::Etc::sourceparts \"-\";\nDir::Etc::preferences \"-\";\n\
-             Dir::Etc::preferencesparts \"-\";\nAPT::Default-Release \"{release}\";\n\
+             Dir::Etc::preferencesparts \"{here}/preferences.d\";\nAPT::Default-Release \"{release}\";\n\
              APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"\";\n\
              APT::Architecture \"amd64\";\n\
              Acquire::Languages \"none\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
-             Acquire::Retries \"3\";\nDebug::NoLocking \"true\";\n",
+             Acquire::Retries \"3\";\nDebug::NoLocking \"{unlocked}\";\n",
             status.display()
         );
         fs::write(directory.join("apt.conf"), configuration).context("cannot write apt.conf")?;
@@ -171,6 +181,16 @@ impl PrivateApt {
         if fetched { Ok(()) } else { result.map(drop) }
     }
 
+    /// Whether the releases have all of `packages`.
+    pub(crate) fn has(&self, packages: &[&str]) -> bool {
+        let mut command = self.command("apt-cache");
+        command.args(["policy"]).args(packages);
+        exec::stdout(&mut command).is_ok_and(|policy| {
+            policy.matches("Candidate: ").count() == packages.len()
+                && !policy.contains("Candidate: (none)")
+        })
+    }
+
     /// Resolves `packages` with everything they depend on, fetches them and returns the files.
     pub(crate) fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         let archives = self.directory.join("cache/archives");
@@ -180,6 +200,11 @@ impl PrivateApt {
             .args(packages);
         exec::output(&mut command)?;
         debs(&archives)
+    }
+
+    /// Removes the package files, which are not needed again.
+    pub(crate) fn clean(&self) -> Result<()> {
+        exec::output(self.command("apt-get").arg("clean")).map(drop)
     }
 
     /// Fetches exactly `packages` into `directory` and returns the files.
@@ -233,14 +258,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mirrors_are_read_from_apts_index_targets() {
-        let targets = "\
-            Packages main trixie http://mirror.test/debian/\n\
-            DEP-11 main trixie http://mirror.test/debian/\n\
-            Packages main trixie-updates http://mirror.test/debian/\n\
-            Packages main trixie-security http://mirror.test/debian-security/\n\
-            Packages main nodistro https://other.test/\n";
-        let mirrors = Mirrors::parse(targets).unwrap();
+    fn mirrors_are_read_from_what_apt_would_fetch() {
+        let uris = "\
+            'http://mirror.test/debian/dists/trixie/InRelease' m_InRelease 0 \n\
+            'http://other.test/dists/nodistro/main/binary-amd64/Packages.xz' o_Packages 0 \n\
+            'http://mirror.test/debian/dists/trixie/main/binary-amd64/Packages.xz' m_Packages 0 \n\
+            'http://mirror.test/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz' s 0 \n";
+        let mirrors = Mirrors::parse(uris).unwrap();
         assert_eq!(mirrors.release, "trixie");
         let sources = mirrors.sources("bookworm");
         assert!(sources.contains("http://mirror.test/debian/ bookworm-backports main\n"));
@@ -249,10 +273,8 @@ mod tests {
 
     #[test]
     fn a_machine_without_debian_sources_has_no_mirror() {
-        assert_eq!(
-            Mirrors::parse("Packages main noble http://mirror.test/ubuntu/\n"),
-            None
-        );
+        let ubuntu = "'http://m.test/ubuntu/dists/noble/main/binary-amd64/Packages.xz' m 0 \n";
+        assert_eq!(Mirrors::parse(ubuntu), None);
         assert_eq!(Mirrors::parse(""), None);
     }
 }

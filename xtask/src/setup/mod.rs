@@ -189,6 +189,9 @@ pub(crate) fn ensure(parts: &[Part]) -> Result<()> {
             part.install(&apts).map(|done| ((), done))
         })?;
     }
+    for apt in [apts.host.get(), apts.guest.get()].into_iter().flatten() {
+        apt.clean()?;
+    }
     Ok(())
 }
 

@@ -49,17 +49,15 @@ pub(crate) fn linker() -> Option<String> {
 
 /// Installs the distribution's compiler.
 pub(crate) fn install_compiler(apt: &PrivateApt) -> Result<String> {
-    let mut result = Ok(());
-    for packages in PACKAGES {
-        result = install(apt, packages);
-        if let (Ok(()), Some(compiler)) = (&result, compiler()) {
+    for packages in PACKAGES.into_iter().filter(|packages| apt.has(packages)) {
+        install(apt, packages)?;
+        if let Some(compiler) = compiler() {
             return Ok(compiler);
         }
     }
-    result?;
     bail!(
-        "the distribution's rustc has an LLVM that bpf-linker {LINKER_VERSION} does not know: \
-         install rustup's nightly with `rustup toolchain install nightly --component rust-src`"
+        "the distribution has no rustc for the BPF target that bpf-linker {LINKER_VERSION} can \
+         follow: install rustup's nightly with `rustup toolchain install nightly --component rust-src`"
     )
 }
 
