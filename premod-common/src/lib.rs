@@ -1,2 +1,11 @@
-//! Shared between kernel and user space.
+//! What premod's kernel side and user side agree on.
+//!
+//! Everything here is plain data or pure code: it is compiled into the BPF programs, into the loader and
+//! into the tests, so that the three can never disagree.
 #![no_std]
+
+pub mod counters;
+pub mod event;
+pub mod facts;
+pub mod generation;
+pub mod inode;

@@ -1,26 +1,28 @@
 //! premod's BPF programs.
+//!
+//! A hook (`hooks/`) names the inode and says how it is about to change; [`touch`] asks the generation
+//! protocol of premod-common whether that has to be announced; [`emit`] builds the record with the path
+//! ([`path`]) and puts it into the ring buffer. Everything that reads kernel structures goes through
+//! [`kernel`], whose offsets are given by the loader.
+//!
+//! All programs fail open: nothing here ever denies or delays an operation.
 #![no_std]
-#![allow(internal_features)]
-#![feature(core_intrinsics)]
 #![no_main]
+// BPF has no stable inline assembly yet, and the 64-bit compare-and-swap is to be had no other way.
+#![feature(asm_experimental_arch)]
 
-use aya_ebpf::{macros::{fentry, map}, maps::Array, programs::FEntryContext};
-
-#[map]
-static WORDS: Array<u64> = Array::with_max_entries(1, 0);
-
-#[fentry(function = "do_page_mkwrite")]
-fn do_page_mkwrite(_ctx: FEntryContext) -> i32 {
-    if let Some(p) = WORDS.get_ptr_mut(0) {
-        let word = unsafe { core::sync::atomic::AtomicU64::from_ptr(p) };
-        let _ = word;
-        unsafe { core::intrinsics::atomic_cxchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }, { core::intrinsics::AtomicOrdering::SeqCst }>(p, 0, 1) };
-    }
-    0
-}
+mod atomic;
+mod emit;
+mod hooks;
+mod kernel;
+mod maps;
+mod path;
+mod scope;
+mod scratch;
+mod touch;
 
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 

@@ -1,2 +1,47 @@
-//! premod
-fn main() {}
+//! The `premod` command: a thin layer over the library.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use premod::{
+    cli::{Cli, Command},
+    commands, exit_code,
+};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    // Ours, the kernel side's included; of the loader's only what is alarming.
+    let ours = Targets::new().with_target("premod", level).with_default(LevelFilter::WARN);
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(ours)
+        .init();
+    match run(cli) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("premod: {error:#}");
+            ExitCode::from(exit_code::of(&error) as u8)
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(cli: Cli) -> Result<u8> {
+    match cli.command {
+        Command::Trace(arguments) => {
+            commands::trace::run(arguments.into_settings(cli.verbose)?).await
+        }
+        Command::Doctor(arguments) => commands::doctor::run(arguments).await,
+    }
+}

@@ -1,0 +1,89 @@
+//! What the BPF programs are told about the running kernel before they are loaded.
+//!
+//! Nothing in here has a value of its own: user space finds every member in the kernel's BTF and tracefs
+//! and hands the table over as read-only data, so that the verifier sees constants.
+
+/// Offsets in bytes of kernel structure members, and constants that differ between kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[expect(
+    missing_docs,
+    reason = "each field is named structure_member, as in the kernel"
+)]
+pub struct Facts {
+    pub file_f_inode: u32,
+    pub file_f_path: u32,
+    pub file_f_flags: u32,
+    pub path_mnt: u32,
+    pub path_dentry: u32,
+    pub vfsmount_mnt_root: u32,
+    pub mount_mnt: u32,
+    pub mount_mnt_parent: u32,
+    pub mount_mnt_mountpoint: u32,
+    pub dentry_d_parent: u32,
+    pub dentry_d_name_name: u32,
+    pub dentry_d_inode: u32,
+    pub dentry_d_hash_pprev: u32,
+    pub dentry_d_alias: u32,
+    pub inode_i_mode: u32,
+    pub inode_i_sb: u32,
+    pub inode_i_mapping: u32,
+    pub inode_i_ino: u32,
+    pub inode_i_generation: u32,
+    pub inode_i_dentry_first: u32,
+    pub inode_i_size: u32,
+    pub address_space_host: u32,
+    pub address_space_xa_flags: u32,
+    pub super_block_s_dev: u32,
+    pub super_block_s_magic: u32,
+    pub super_block_s_bdi: u32,
+    pub super_block_s_type: u32,
+    pub file_system_type_name: u32,
+    pub vm_fault_vma: u32,
+    pub vm_fault_pgoff: u32,
+    pub vm_area_struct_vm_file: u32,
+    pub kiocb_ki_filp: u32,
+    pub kiocb_ki_pos: u32,
+    pub iov_iter_count: u32,
+    pub renamedata_old_dentry: u32,
+    pub renamedata_new_dentry: u32,
+    /// Bit of `xa_flags` that says that some page is dirty (`PAGECACHE_TAG_DIRTY`).
+    pub mapping_dirty_mark: u32,
+    /// `I_DIRTY_PAGES`; 0 when it could not be found.
+    pub i_dirty_pages: u32,
+    /// log2 of the page size in bytes.
+    pub page_shift: u32,
+    /// `O_DIRECT` of this architecture.
+    pub o_direct: u32,
+}
+
+/// What the BPF programs are told about this run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Random number by which the enrolment hook knows premod's own request.
+    pub nonce: u64,
+    /// Address of the `backing_dev_info` that filesystems without dirty tracking share (procfs has it,
+    /// and so has tmpfs); 0 when not known yet.
+    pub untracked_bdi: u64,
+    /// `s_magic` of overlayfs: its inodes have no data of their own, the upper filesystem's have.
+    pub overlay_magic: u64,
+    /// premod's own process id in the initial pid namespace.
+    pub own_pid: u32,
+    /// Non-zero: only inodes below the roots in the scope map are traced.
+    pub scoped: u32,
+    /// Non-zero: premod's own modifications are announced too.
+    pub include_own: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), u32 only, no padding.
+    unsafe impl aya::Pod for super::Facts {}
+    // SAFETY: repr(C), no padding (asserted below).
+    unsafe impl aya::Pod for super::Settings {}
+}
+
+const _: () = assert!(size_of::<Settings>() == 40);

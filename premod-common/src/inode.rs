@@ -1,0 +1,126 @@
+//! Tracked inodes: what the kernel side keeps for each, and how user space names one.
+
+/// Address of the kernel's `struct inode`. It identifies an inode for as long as it is in memory; the
+/// entry is deleted when the inode is freed (`security_inode_free`).
+///
+/// The inode number is no key: btrfs subvolumes and snapshots share device, number and generation.
+pub type InodeAddress = u64;
+
+/// What the kernel side keeps for one inode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TrackedInode {
+    /// The [`crate::generation::Word`].
+    pub word: u64,
+    /// Tells an inode from another one that took its memory: [`identity`].
+    pub identity: u64,
+    /// Whether the inode is in the traced scope: a [`Verdict`].
+    pub verdict: u64,
+    /// Address of the mount that the verdict was found through.
+    pub mount: u64,
+    /// When tracking began (`bpf_ktime_get_ns`). With the address it names this life of the inode.
+    pub born: u64,
+}
+
+/// A number that differs between inodes that use the same memory one after the other.
+#[inline(always)]
+#[must_use]
+pub const fn identity(number: u64, generation: u32) -> u64 {
+    number ^ (generation as u64).rotate_left(32)
+}
+
+/// Whether an inode is in the traced scope, and when that was found out.
+///
+/// It holds for the mount that stands beside it in [`TrackedInode`], and for one epoch: when a directory
+/// is renamed or the mounts change, a new epoch begins. Whoever writes the pair takes it with
+/// [`Verdict::BUSY`] first; whoever reads it reads the verdict again after the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Verdict(pub u64);
+
+impl Verdict {
+    /// Not found out yet.
+    pub const OPEN: Self = Self(0);
+    /// Somebody is writing it.
+    pub const BUSY: Self = Self(1);
+
+    /// A verdict of this epoch.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(epoch: u64, inside: bool) -> Self {
+        Self(epoch << 2 | 2 | inside as u64)
+    }
+
+    /// Whether it was found out in this epoch.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(self, epoch: u64) -> bool {
+        self.0 | 1 == Self::new(epoch, true).0
+    }
+
+    /// What it says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn inside(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// What user space asks about an open file ("enrolment"): the kernel's own identity of its inode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Enrolled {
+    /// Address of the inode; 0 when the hook has not run.
+    pub inode: InodeAddress,
+    /// Address of the superblock's `backing_dev_info`.
+    pub bdi: u64,
+    /// `s_magic` of the superblock.
+    pub magic: u64,
+    /// `xa_flags` of the mapping.
+    pub mapping_flags: u32,
+    /// The asking process, in the initial pid namespace.
+    pub tgid: u32,
+}
+
+/// A directory or file whose inode stands in the scope map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ScopeRoot {
+    /// Exactly this inode.
+    File = 1,
+    /// The directory's subtree.
+    Directory = 2,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), integers only, no padding (asserted below).
+    unsafe impl aya::Pod for super::TrackedInode {}
+    // SAFETY: repr(C), integers only, no padding (asserted below).
+    unsafe impl aya::Pod for super::Enrolled {}
+}
+
+const _: () = assert!(size_of::<TrackedInode>() == 40 && size_of::<Enrolled>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_good_for_its_epoch_only() {
+        for inside in [false, true] {
+            let verdict = Verdict::new(1, inside);
+            assert!(verdict.is_of(1) && !verdict.is_of(0) && !verdict.is_of(2));
+            assert_eq!(verdict.inside(), inside);
+        }
+        for epoch in 0..4 {
+            assert!(!Verdict::OPEN.is_of(epoch) && !Verdict::BUSY.is_of(epoch));
+        }
+    }
+
+    #[test]
+    fn identity_tells_generations_apart() {
+        assert_ne!(identity(7, 1), identity(7, 2));
+        assert_ne!(identity(7, 1), identity(8, 1));
+    }
+}

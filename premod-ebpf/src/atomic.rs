@@ -1,0 +1,39 @@
+//! The atomic operations on map memory that the programs need.
+
+use core::arch::asm;
+
+/// Stores `new` at `place` if it holds `expected`; says whether it did.
+///
+/// # Safety
+/// `place` points to 8 aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn compare_and_swap(place: *mut u64, expected: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: the caller vouches for `place`; the instruction clobbers r0 only, which is the output.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({place} + 0, r0, {new})",
+            place = in(reg) place,
+            new = in(reg) new,
+            inlateout("r0") expected => found,
+        );
+    }
+    found == expected
+}
+
+/// Adds one to a counter.
+///
+/// # Safety
+/// `counter` points to 8 aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn increment(counter: *mut u64) {
+    // SAFETY: the caller vouches for `counter`. Atomic, because a task on this CPU can be preempted by
+    // another one's program.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) counter,
+            one = in(reg) 1u64,
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! The net under the other hooks: pages that become dirty.
+//!
+//! For a change that was announced this only notes that pages are dirty now. For one that no other hook
+//! saw it is a late event.
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
+};
+use premod_common::event::Op;
+
+use crate::{
+    emit::Change,
+    kernel::{Inode, Place, load},
+    maps::fact,
+    touch::dirtied,
+};
+
+const UNKNOWN: Change = Change {
+    op: Op::Unknown as u8,
+    unpaged: false,
+    range: None,
+};
+
+/// Tracepoint `writeback_dirty_folio(struct folio *folio, struct address_space *mapping)`, 6.1 to 7.x.
+///
+/// Called by `folio_account_dirtied` before the mapping gets its dirty mark (which `__mark_inode_dirty`
+/// comes after), so it can still see whether the mapping was clean.
+#[btf_tracepoint(function = "writeback_dirty_folio")]
+fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
+    let mapping: *const u8 = ctx.arg(1);
+    if mapping.is_null() {
+        return 0;
+    }
+    // SAFETY: the offset is that of host in struct address_space.
+    let inode: *const u8 = unsafe { load(mapping, fact!(address_space_host)) };
+    if inode.is_null() {
+        return 0;
+    }
+    dirtied(Inode(inode), Place::UNKNOWN, UNKNOWN);
+    0
+}
+
+/// `__mark_inode_dirty(struct inode *inode, int flags)`, 6.1 to 7.x.
+///
+/// Filesystems that do their own page accounting (DAX) come by here only.
+#[fentry(function = "__mark_inode_dirty")]
+fn mark_inode_dirty(ctx: FEntryContext) -> i32 {
+    let flags: u32 = ctx.arg(1);
+    if flags & fact!(i_dirty_pages) != 0 {
+        dirtied(Inode(ctx.arg(0)), Place::UNKNOWN, UNKNOWN);
+    }
+    0
+}

@@ -1,0 +1,36 @@
+//! Stores through shared mappings.
+
+use aya_ebpf::{macros::fentry, programs::FEntryContext};
+use premod_common::event::Op;
+
+use crate::{
+    emit::Change,
+    kernel::{File, load},
+    maps::fact,
+    touch::touch,
+};
+
+/// `do_page_mkwrite(struct vm_fault *vmf)` on 6.1, `(vmf, struct folio *)` later.
+///
+/// Every filesystem's `page_mkwrite` is called from here, when a task stores to a page of a shared
+/// mapping that is write-protected because it is clean. The store itself happens after the fault.
+#[fentry(function = "do_page_mkwrite")]
+fn do_page_mkwrite(ctx: FEntryContext) -> i32 {
+    let fault: *const u8 = ctx.arg(0);
+    // SAFETY: the offsets are those of vma and pgoff in struct vm_fault, and of vm_file in the vma.
+    let (file, page) = unsafe {
+        let area: *const u8 = load(fault, fact!(vm_fault_vma));
+        (
+            File(load(area, fact!(vm_area_struct_vm_file))),
+            load::<u64>(fault, fact!(vm_fault_pgoff)),
+        )
+    };
+    let range = Some((page << fact!(page_shift), 1 << fact!(page_shift)));
+    let change = Change {
+        op: Op::Mmap as u8,
+        unpaged: false,
+        range,
+    };
+    touch(file.inode(), file.place(), change);
+    0
+}

@@ -1,0 +1,49 @@
+//! Renames, which can move files into the traced subtree or out of it.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+
+use crate::{
+    kernel::load,
+    maps::{INODES, fact},
+    scope::{forget_verdict, forget_verdicts},
+};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFDIR: u16 = 0o040_000;
+
+/// `vfs_rename(struct renamedata *rd)`, 6.1 to 7.x. Attached only when PATHs are traced.
+///
+/// At the exit the new names are in place. A file's verdict is forgotten alone; a directory's move
+/// concerns everything below it.
+#[fexit(function = "vfs_rename")]
+fn vfs_rename(ctx: FExitContext) -> i32 {
+    let renamed: *const u8 = ctx.arg(0);
+    // SAFETY: the offsets are those of the two dentries in struct renamedata.
+    unsafe {
+        forget(load(renamed, fact!(renamedata_old_dentry)));
+        forget(load(renamed, fact!(renamedata_new_dentry)));
+    }
+    0
+}
+
+/// # Safety
+/// `dentry` is a `struct dentry` that the verifier knows.
+#[inline(always)]
+unsafe fn forget(dentry: *const u8) {
+    if dentry.is_null() {
+        return;
+    }
+    // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode; entries
+    // come from the map.
+    unsafe {
+        let inode: *const u8 = load(dentry, fact!(dentry_d_inode));
+        if inode.is_null() {
+            return;
+        }
+        if load::<u16>(inode, fact!(inode_i_mode)) & S_IFMT == S_IFDIR {
+            forget_verdicts();
+        } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {
+            forget_verdict(entry);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Typed views of kernel structures.
+//!
+//! The hook's argument is a pointer whose type the verifier knows, and `*(pointer + offset)` is a checked
+//! load: it costs one instruction, and reads as zero instead of faulting. The offsets come from the
+//! loader ([`crate::maps::FACTS`]). Pointers that lost their type (kept in a map, computed) are read with
+//! `bpf_probe_read_kernel` in [`read`].
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use premod_common::generation::Mapping;
+
+use crate::maps::{fact, setting};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFREG: u16 = 0o100_000;
+const O_ACCMODE: u32 = 0o3;
+
+/// Loads a member of a structure that the verifier knows.
+///
+/// # Safety
+/// `base` is a pointer to a kernel structure, from a hook's argument or loaded from one, and `offset` is
+/// that of a member of type `T`.
+#[inline(always)]
+pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
+    // SAFETY: the verifier checks offset and size against the structure; a bad address reads as zero.
+    unsafe { *base.add(offset as usize).cast::<T>() }
+}
+
+/// Reads from an address whose type the verifier does not know; zero if it cannot be read.
+#[inline(always)]
+pub(crate) fn read(address: u64) -> u64 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+}
+
+/// `struct inode`
+#[derive(Clone, Copy)]
+pub(crate) struct Inode(pub(crate) *const u8);
+
+impl Inode {
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    #[inline(always)]
+    pub(crate) fn number(self) -> u64 {
+        // SAFETY: i_ino is a 64-bit number: unsigned long, from 7.x on u64.
+        unsafe { load(self.0, fact!(inode_i_ino)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn generation(self) -> u32 {
+        // SAFETY: i_generation is a u32.
+        unsafe { load(self.0, fact!(inode_i_generation)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn superblock(self) -> SuperBlock {
+        // SAFETY: i_sb is a pointer.
+        SuperBlock(unsafe { load(self.0, fact!(inode_i_sb)) })
+    }
+
+    /// `i_mapping->i_pages.xa_flags`
+    #[inline(always)]
+    pub(crate) fn mapping_flags(self) -> u32 {
+        // SAFETY: i_mapping is a pointer to an address_space, whose xa_flags is a gfp_t (u32).
+        unsafe {
+            let mapping: *const u8 = load(self.0, fact!(inode_i_mapping));
+            load(mapping, fact!(address_space_xa_flags))
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn mapping(self) -> Mapping {
+        Mapping {
+            dirty: self.mapping_flags() & fact!(mapping_dirty_mark) != 0,
+        }
+    }
+
+    /// A regular file on a filesystem that tracks dirty pages and holds the data itself.
+    #[inline(always)]
+    pub(crate) fn is_tracked_kind(self) -> bool {
+        // SAFETY: i_mode is a umode_t (u16).
+        let mode: u16 = unsafe { load(self.0, fact!(inode_i_mode)) };
+        if mode & S_IFMT != S_IFREG {
+            return false;
+        }
+        let superblock = self.superblock();
+        superblock.bdi() != setting!(untracked_bdi) && superblock.magic() != setting!(overlay_magic)
+    }
+
+    /// Some dentry of the inode, untyped; 0 if there is none in memory.
+    #[inline(always)]
+    pub(crate) fn some_dentry(self) -> u64 {
+        // SAFETY: i_dentry.first is a pointer to the d_alias member of a dentry.
+        let alias: u64 = unsafe { load(self.0, fact!(inode_i_dentry_first)) };
+        if alias == 0 {
+            0
+        } else {
+            alias - u64::from(fact!(dentry_d_alias))
+        }
+    }
+}
+
+/// `struct super_block`
+#[derive(Clone, Copy)]
+pub(crate) struct SuperBlock(*const u8);
+
+impl SuperBlock {
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        // SAFETY: s_dev is a dev_t (u32).
+        unsafe { load(self.0, fact!(super_block_s_dev)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn magic(self) -> u64 {
+        // SAFETY: s_magic is an unsigned long.
+        unsafe { load(self.0, fact!(super_block_s_magic)) }
+    }
+
+    /// Address of the `backing_dev_info`.
+    #[inline(always)]
+    pub(crate) fn bdi(self) -> u64 {
+        // SAFETY: s_bdi is a pointer.
+        unsafe { load(self.0, fact!(super_block_s_bdi)) }
+    }
+
+    /// Address of the filesystem type's name.
+    #[inline(always)]
+    pub(crate) fn type_name(self) -> u64 {
+        // SAFETY: s_type is a pointer to a file_system_type, whose name is a pointer.
+        unsafe {
+            let file_system: *const u8 = load(self.0, fact!(super_block_s_type));
+            load(file_system, fact!(file_system_type_name))
+        }
+    }
+}
+
+/// `struct file`
+#[derive(Clone, Copy)]
+pub(crate) struct File(pub(crate) *const u8);
+
+impl File {
+    #[inline(always)]
+    pub(crate) fn inode(self) -> Inode {
+        // SAFETY: f_inode is a pointer.
+        Inode(unsafe { load(self.0, fact!(file_f_inode)) })
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u32 {
+        // SAFETY: f_flags is an unsigned int.
+        unsafe { load(self.0, fact!(file_f_flags)) }
+    }
+
+    /// Opened with `O_DIRECT`: writes may leave no dirty page behind.
+    #[inline(always)]
+    pub(crate) fn is_direct(self) -> bool {
+        self.flags() & fact!(o_direct) != 0
+    }
+
+    /// Opened for reading only: the operation is about to be refused.
+    #[inline(always)]
+    pub(crate) fn is_read_only(self) -> bool {
+        self.flags() & O_ACCMODE == 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn place(self) -> Place {
+        // SAFETY: f_path is a struct path inside of the file.
+        unsafe {
+            Place {
+                mount: load(self.0, fact!(file_f_path) + fact!(path_mnt)),
+                dentry: load(self.0, fact!(file_f_path) + fact!(path_dentry)),
+            }
+        }
+    }
+}
+
+/// Where the file is, as far as the hook knows: untyped addresses of `struct vfsmount` and
+/// `struct dentry`, 0 when not known.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) mount: u64,
+    pub(crate) dentry: u64,
+}
+
+impl Place {
+    /// The hook knows the inode only.
+    pub(crate) const UNKNOWN: Self = Self {
+        mount: 0,
+        dentry: 0,
+    };
+}

@@ -1,0 +1,111 @@
+//! The path of a file, as the kernel sees it at this moment: names from the leaf to the root of the
+//! mount namespace, across mount points.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use premod_common::event::{FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX};
+
+use crate::{
+    kernel::{Inode, Place, read},
+    maps::fact,
+    scratch::{Scratch, Walk, walk_up},
+};
+
+const UNFINISHED: u64 = 0;
+/// Arrived at the root of the mount namespace.
+const AT_ROOT: u64 = 1;
+/// Arrived at the root of a filesystem without knowing where it is mounted.
+const AT_FILESYSTEM_ROOT: u64 = 2;
+
+/// Writes the components into `scratch` and returns the `FLAG_…` bits that describe them.
+///
+/// # Safety
+/// `scratch` is a taken slot.
+#[inline(always)]
+pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Place) -> u8 {
+    let dentry = if place.dentry != 0 {
+        place.dentry
+    } else {
+        inode.some_dentry()
+    };
+    let mount_root = if place.mount != 0 {
+        read(place.mount + u64::from(fact!(vfsmount_mnt_root)))
+    } else {
+        0
+    };
+    // SAFETY: the caller vouches for `scratch`.
+    unsafe {
+        (*scratch).walk = Walk {
+            dentry,
+            mount: place.mount,
+            mount_root,
+            length: 0,
+            outcome: UNFINISHED,
+        };
+    }
+    if dentry == 0 {
+        return FLAG_DELETED | FLAG_PATH_IN_FS;
+    }
+    let deleted = read(dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
+        && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry;
+    // SAFETY: the slot is taken.
+    let outcome = unsafe {
+        walk_up(scratch, step);
+        (*scratch).walk.outcome
+    };
+    let flags = match outcome {
+        AT_ROOT => 0,
+        AT_FILESYSTEM_ROOT => FLAG_PATH_IN_FS,
+        _ => FLAG_PATH_CUT,
+    };
+    if deleted { flags | FLAG_DELETED } else { flags }
+}
+
+/// One step: a component, or from the root of a mount to its mount point. Returns 1 to stop.
+unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: `walk_up` passes on the address of a variable that holds the slot.
+    let scratch = unsafe { *context };
+    // SAFETY: the slot is taken for as long as the loop runs.
+    let walk = unsafe { &mut (*scratch).walk };
+    if walk.dentry == walk.mount_root {
+        let mount = walk.mount - u64::from(fact!(mount_mnt));
+        let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
+        if parent == mount || parent == 0 {
+            walk.outcome = AT_ROOT;
+            return 1;
+        }
+        walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
+        walk.mount = parent + u64::from(fact!(mount_mnt));
+        walk.mount_root = read(walk.mount + u64::from(fact!(vfsmount_mnt_root)));
+        return 0;
+    }
+    let parent = read(walk.dentry + u64::from(fact!(dentry_d_parent)));
+    if parent == walk.dentry || parent == 0 {
+        walk.outcome = AT_FILESYSTEM_ROOT;
+        return 1;
+    }
+    let length = walk.length;
+    if length > (NAMES_MAX - NAME_SPACE) as u64 {
+        return 1;
+    }
+    let name = read(walk.dentry + u64::from(fact!(dentry_d_name_name)));
+    // SAFETY: `length` was checked: NAME_SPACE bytes from there on are inside of `names`.
+    let written = unsafe {
+        let names = (&raw mut (*scratch).names).cast::<u8>();
+        bpf_probe_read_kernel_str(
+            names.add(length as usize).cast(),
+            NAME_SPACE as u32,
+            name as *const c_void,
+        )
+    };
+    if written <= 0 || written > NAME_SPACE as i64 {
+        return 1;
+    }
+    // SAFETY: as at the top; reborrowed, because `names` was borrowed in between.
+    unsafe {
+        (*scratch).walk.length = length + written as u64;
+        (*scratch).walk.dentry = parent;
+    }
+    0
+}

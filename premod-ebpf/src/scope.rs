@@ -1,0 +1,138 @@
+//! Whether an inode lies below one of the PATHs that are traced.
+//!
+//! The verdict is found by walking up, and kept in the inode's entry together with the mount and the
+//! epoch that it holds for. Ancestors are followed beyond the root of a bind mount, because the file is in
+//! the subtree by whatever mount it was opened; and from the root of a filesystem to its mount point,
+//! because a filesystem mounted below a traced directory belongs to the subtree too.
+
+use core::ptr::{read_volatile, write_volatile};
+
+use premod_common::inode::{ScopeRoot, TrackedInode, Verdict};
+
+use crate::{
+    atomic::{compare_and_swap, increment},
+    kernel::{Inode, Place, read},
+    maps::{SCOPE, SCOPE_EPOCH, fact, setting},
+    scratch::{Scratch, Walk, release, take, walk_up},
+};
+
+const UNFINISHED: u64 = 0;
+const INSIDE: u64 = 1;
+const OUTSIDE: u64 = 2;
+
+/// Whether the inode is traced. `entry` is its entry, where the verdict is kept; null if there is none.
+///
+/// # Safety
+/// `entry` is null or comes from the inode map.
+#[inline(always)]
+pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Place) -> bool {
+    if setting!(scoped) == 0 {
+        return true;
+    }
+    if entry.is_null() {
+        return find_out(inode, place);
+    }
+    let epoch = SCOPE_EPOCH.get(0).copied().unwrap_or(0);
+    // SAFETY: the caller vouches for `entry`; the fields are aligned u64.
+    unsafe {
+        let place_of_verdict = &raw mut (*entry).verdict;
+        let kept = Verdict(read_volatile(place_of_verdict));
+        if kept.is_of(epoch) {
+            let mount = read_volatile(&raw const (*entry).mount);
+            // Without a mount, the verdict found through any mount is the best there is.
+            let same_mount = mount == place.mount || place.mount == 0;
+            if same_mount && read_volatile(place_of_verdict) == kept.0 {
+                return kept.inside();
+            }
+        }
+        let inside = find_out(inode, place);
+        if compare_and_swap(place_of_verdict, kept.0, Verdict::BUSY.0) {
+            write_volatile(&raw mut (*entry).mount, place.mount);
+            write_volatile(place_of_verdict, Verdict::new(epoch, inside).0);
+        }
+        inside
+    }
+}
+
+/// Makes the kept verdict of one inode void.
+///
+/// # Safety
+/// `entry` comes from the inode map.
+#[inline(always)]
+pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode) {
+    // SAFETY: the caller vouches for `entry`.
+    unsafe { write_volatile(&raw mut (*entry).verdict, Verdict::OPEN.0) };
+}
+
+/// Makes every kept verdict void.
+#[inline(always)]
+pub(crate) fn forget_verdicts() {
+    if let Some(epoch) = SCOPE_EPOCH.get_ptr_mut(0) {
+        // SAFETY: the pointer comes from the map.
+        unsafe { increment(epoch) };
+    }
+}
+
+#[inline(never)]
+fn find_out(inode: Inode, place: Place) -> bool {
+    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
+    if unsafe { SCOPE.get(inode.address()) }.is_some() {
+        return true;
+    }
+    let dentry = if place.dentry != 0 {
+        place.dentry
+    } else {
+        inode.some_dentry()
+    };
+    // Whatever cannot be decided is inside: an event too many is better than one too few.
+    if dentry == 0 {
+        return true;
+    }
+    let Some(scratch) = take() else { return true };
+    // SAFETY: the slot is ours until it is released.
+    unsafe {
+        (*scratch).walk = Walk {
+            dentry,
+            mount: place.mount,
+            mount_root: 0,
+            length: 0,
+            outcome: UNFINISHED,
+        };
+        walk_up(scratch, step);
+        let outcome = (*scratch).walk.outcome;
+        release(scratch);
+        outcome != OUTSIDE
+    }
+}
+
+/// One step towards the root. Returns 1 to stop.
+unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: `walk_up` passes on the address of a variable that holds the slot.
+    let scratch = unsafe { *context };
+    // SAFETY: the slot is taken for as long as the loop runs.
+    let walk = unsafe { &mut (*scratch).walk };
+    let inode = read(walk.dentry + u64::from(fact!(dentry_d_inode)));
+    // SAFETY: as in `find_out`.
+    if unsafe { SCOPE.get(inode) }.is_some_and(|root| *root == ScopeRoot::Directory as u32) {
+        walk.outcome = INSIDE;
+        return 1;
+    }
+    let parent = read(walk.dentry + u64::from(fact!(dentry_d_parent)));
+    if parent != walk.dentry && parent != 0 {
+        walk.dentry = parent;
+        return 0;
+    }
+    if walk.mount == 0 {
+        walk.outcome = OUTSIDE;
+        return 1;
+    }
+    let mount = walk.mount - u64::from(fact!(mount_mnt));
+    let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
+    if parent == mount || parent == 0 {
+        walk.outcome = OUTSIDE;
+        return 1;
+    }
+    walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
+    walk.mount = parent + u64::from(fact!(mount_mnt));
+    0
+}

@@ -1,0 +1,78 @@
+//! Work space in per-CPU maps.
+//!
+//! A program can be preempted by another task that runs the same program on the same CPU, so one space
+//! per CPU is not enough: each CPU has a few slots, and whoever takes one marks it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use premod_common::event::{FirstDirtyRecord, NAME_SPACE, NAMES_MAX, WALK_MAX};
+
+use crate::{atomic::compare_and_swap, maps::SCRATCH};
+
+/// Slots per CPU: how deep preemption can nest before an announcement counts as lost.
+pub(crate) const SLOTS: u32 = 4;
+
+/// One slot. The record and the names are contiguous: together they are what goes to user space.
+#[repr(C)]
+pub(crate) struct Scratch {
+    busy: u64,
+    /// Where a walk stands.
+    pub(crate) walk: Walk,
+    /// The record being built.
+    pub(crate) record: FirstDirtyRecord,
+    /// Path components, leaf first, with room for one more than [`NAMES_MAX`] takes.
+    pub(crate) names: [u8; NAMES_MAX + NAME_SPACE],
+}
+
+/// Where a walk from a file up to the root stands. Kernel addresses, as plain numbers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Walk {
+    pub(crate) dentry: u64,
+    /// The `struct vfsmount`; 0 when the hook did not know it.
+    pub(crate) mount: u64,
+    pub(crate) mount_root: u64,
+    pub(crate) length: u64,
+    pub(crate) outcome: u64,
+}
+
+/// Takes a slot. Every taken slot has to be given back with [`release`].
+#[inline(always)]
+pub(crate) fn take() -> Option<*mut Scratch> {
+    for slot in 0..SLOTS {
+        let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+            continue;
+        };
+        // SAFETY: the pointer comes from the map; `busy` is an aligned u64.
+        if unsafe { compare_and_swap(&raw mut (*scratch).busy, 0, 1) } {
+            return Some(scratch);
+        }
+    }
+    None
+}
+
+/// A step of a walk: returns 1 to stop.
+pub(crate) type Step = unsafe extern "C" fn(index: u64, context: *mut *mut Scratch) -> i64;
+
+/// Calls `step` until it says to stop, or [`WALK_MAX`] times.
+///
+/// # Safety
+/// `scratch` is a taken slot.
+#[inline(always)]
+pub(crate) unsafe fn walk_up(scratch: *mut Scratch, step: Step) {
+    // The helper takes a context on the stack only.
+    let mut context = scratch;
+    // SAFETY: `step` has the signature that bpf_loop calls, and `context` outlives the loop.
+    unsafe { bpf_loop(WALK_MAX, step as *mut c_void, (&raw mut context).cast(), 0) };
+}
+
+/// Gives a slot back.
+///
+/// # Safety
+/// `scratch` comes from [`take`] and is not used afterwards.
+#[inline(always)]
+pub(crate) unsafe fn release(scratch: *mut Scratch) {
+    // SAFETY: the pointer comes from the map.
+    unsafe { core::ptr::write_volatile(&raw mut (*scratch).busy, 0) };
+}

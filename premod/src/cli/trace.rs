@@ -1,0 +1,195 @@
+//! `premod trace`
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser};
+
+use crate::{
+    DEFAULT_BUFFER_SIZE,
+    commands::trace::Settings,
+    events::{Op, Pid, Tid},
+    output::{Columns, Filter, Form, globs},
+};
+
+/// Report the first modification of each file since its data was last clean, before it happens.
+///
+/// Filters choose among these events; they do not change which modification is the first.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Files, or directories with everything below them; all files that can be seen if none is given
+    pub paths: Vec<PathBuf>,
+
+    /// Trace while CMD runs, and end with its exit status
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+
+    /// Write one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write to FILE instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// End after N events
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub events: Option<u64>,
+
+    /// End after this many seconds
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub duration: Option<Duration>,
+
+    /// Begin each line of the table with the time of day
+    #[arg(short = 'T', long)]
+    pub timestamp: bool,
+
+    /// Only events caused by this process
+    #[arg(short, long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+
+    /// Only events caused by this thread
+    #[arg(short, long, value_name = "TID", value_delimiter = ',')]
+    pub tid: Vec<u32>,
+
+    /// Only events caused by this user id
+    #[arg(short, long, value_name = "UID", value_delimiter = ',')]
+    pub uid: Vec<u32>,
+
+    /// Only events caused by tasks of this name
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub comm: Vec<OsString>,
+
+    /// Only events caused in this cgroup: its directory, or its id
+    #[arg(long, value_name = "CGROUP", value_parser = cgroup)]
+    pub cgroup: Vec<u64>,
+
+    /// Only these kinds of modification
+    #[arg(long, value_name = "OP", value_delimiter = ',', value_parser = op_parser())]
+    pub op: Vec<Op>,
+
+    /// Only files on filesystems of this type
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    pub fs: Vec<String>,
+
+    /// Leave out files whose path matches this pattern (*, ?, [], ** across directories)
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+
+    /// Size of the event buffer in bytes, or with K, M or G
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_BUFFER_SIZE, value_parser = size)]
+    pub buffer_size: u32,
+
+    /// Also report what premod itself modifies
+    #[arg(long)]
+    pub own: bool,
+}
+
+impl TraceArgs {
+    /// Checks what clap cannot, and turns the options into what the command knows.
+    ///
+    /// # Errors
+    /// If a pattern is no glob.
+    pub fn into_settings(self, verbose: u8) -> Result<Settings, crate::Error> {
+        let form = if self.json {
+            Form::Json
+        } else {
+            Form::Table(Columns {
+                time: self.timestamp,
+            })
+        };
+        Ok(Settings {
+            paths: self.paths,
+            command: self.command,
+            form,
+            output: self.output,
+            events: self.events,
+            duration: self.duration,
+            buffer_size: self.buffer_size,
+            own: self.own,
+            kernel_log_level: if verbose >= 2 { 4 } else { 0 },
+            filter: Filter {
+                pids: self.pid.into_iter().map(Pid).collect(),
+                tids: self.tid.into_iter().map(Tid).collect(),
+                uids: self.uid,
+                comms: self
+                    .comm
+                    .into_iter()
+                    .map(std::os::unix::ffi::OsStringExt::into_vec)
+                    .collect(),
+                cgroups: self.cgroup,
+                ops: self.op,
+                filesystems: self.fs,
+                exclude: globs(&self.exclude)?,
+            },
+        })
+    }
+}
+
+fn op_parser() -> impl TypedValueParser<Value = Op> {
+    PossibleValuesParser::new(Op::ALL.map(Op::name)).map(|name| {
+        // The parser lets only these names through.
+        Op::ALL
+            .into_iter()
+            .find(|op| op.name() == name)
+            .unwrap_or(Op::Unknown)
+    })
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("has to be more than 0".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<u32, String> {
+    let (digits, factor) = match text.char_indices().last() {
+        Some((end, 'k' | 'K')) => (&text[..end], 1 << 10),
+        Some((end, 'm' | 'M')) => (&text[..end], 1 << 20),
+        Some((end, 'g' | 'G')) => (&text[..end], 1 << 30),
+        _ => (text, 1),
+    };
+    let count: u32 = digits
+        .parse()
+        .map_err(|_| "not a size; try 64K, 16M".to_owned())?;
+    match count.checked_mul(factor) {
+        Some(0) => Err("has to be more than 0".to_owned()),
+        Some(bytes) if bytes <= 1 << 30 => Ok(bytes),
+        _ => Err("too large: at most 1G".to_owned()),
+    }
+}
+
+/// A cgroup's id is the inode number of its directory.
+fn cgroup(text: &str) -> Result<u64, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    use std::os::unix::fs::MetadataExt;
+    match std::fs::metadata(text) {
+        Ok(metadata) if metadata.is_dir() => Ok(metadata.ino()),
+        Ok(_) => Err("not a directory below /sys/fs/cgroup".to_owned()),
+        Err(error) => Err(format!("neither an id nor a directory: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_are_understood() {
+        assert_eq!(size("64K"), Ok(65536));
+        assert_eq!(size("1G"), Ok(1 << 30));
+        assert_eq!(size("4096"), Ok(4096));
+        for wrong in ["", "K", "0", "2G", "-1", "1T", "1é"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "0", "-1", "nan", "inf", "1s"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

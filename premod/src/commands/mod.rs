@@ -1,0 +1,5 @@
+//! The verbs of the command line, one file each.
+
+mod child;
+pub mod doctor;
+pub mod trace;

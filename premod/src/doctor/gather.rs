@@ -1,0 +1,161 @@
+//! Collects what the checks judge. Loads and attaches every program as `trace` would, and lets go again.
+
+use std::path::PathBuf;
+
+use premod_common::facts::Settings;
+
+use super::{
+    filesystems::{self, Filesystem},
+    probe::{self, Probed},
+};
+use crate::{
+    error::Error,
+    kernel::{
+        attach::{self, Attachment, HOOKS, Kind},
+        btf::Btf,
+        caps,
+        enrol::{self, Enroller},
+        environment::Environment,
+        facts::{self, Fact},
+        load,
+    },
+};
+
+/// All there is to know about this machine.
+#[derive(Debug)]
+pub struct Gathered {
+    /// Kernel, LSMs, lockdown.
+    pub environment: Environment,
+    /// Capabilities that are there.
+    pub capabilities: Vec<String>,
+    /// Capabilities that are missing.
+    pub missing_capabilities: Vec<String>,
+    /// Why there is no type information.
+    pub btf: Result<(), String>,
+    /// The facts; empty without type information.
+    pub facts: Vec<Fact>,
+    /// Whether the kernel takes our maps and our first program.
+    pub bpf: Result<(), Refusal>,
+    /// Every hook, and whether it could be attached; empty if the kernel refuses BPF.
+    pub hooks: Vec<HookState>,
+    /// Mounted filesystems.
+    pub filesystems: Vec<Filesystem>,
+    /// The live test, if it was asked for.
+    pub probe: Option<Result<Vec<Probed>, String>>,
+}
+
+/// Why the kernel does not take BPF programs.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// It was not tried, because something before it is missing.
+    NotTried,
+    /// It forbids them.
+    Forbidden(String),
+    /// Anything else.
+    Other(String),
+}
+
+/// One hook on this kernel.
+#[derive(Clone, Debug)]
+pub struct HookState {
+    /// What it sees.
+    pub sees: &'static str,
+    /// What is missed without it.
+    pub cost: &'static str,
+    /// Tracing is refused without it.
+    pub essential: bool,
+    /// How it hangs, or why it does not.
+    pub state: Result<Attachment, String>,
+}
+
+/// Collects everything. `probe` is a directory for the live test.
+pub async fn gather(probe: Option<PathBuf>) -> Gathered {
+    let environment = Environment::gather();
+    let missing_capabilities = caps::missing();
+    let mut gathered = Gathered {
+        capabilities: caps::present(),
+        btf: Ok(()),
+        facts: Vec::new(),
+        bpf: Err(Refusal::NotTried),
+        hooks: Vec::new(),
+        filesystems: filesystems::mounted(),
+        probe: None,
+        environment,
+        missing_capabilities,
+    };
+    let btf = match Btf::of_running_kernel() {
+        Ok(btf) => btf,
+        Err(error) => {
+            gathered.btf = Err(error.to_string());
+            return gathered;
+        }
+    };
+    let mut table = facts::gather(&btf);
+    gathered.facts.clone_from(&table.list);
+    if !gathered.missing_capabilities.is_empty() || gathered.environment.lockdown_forbids() {
+        return gathered;
+    }
+    gathered.bpf = attach_all(&mut gathered.hooks, &btf, &mut table, &gathered.environment)
+        .map_err(|error| match error {
+            Error::KernelRefuses { reason, .. } => Refusal::Forbidden(reason),
+            other => Refusal::Other(other.to_string()),
+        });
+    gathered.facts = table.list;
+    if let (Some(directory), Ok(())) = (probe, &gathered.bpf) {
+        let probed = probe::run(&directory).await;
+        gathered.probe = Some(probed.map_err(|error| error.to_string()));
+    }
+    gathered
+}
+
+fn attach_all(
+    hooks: &mut Vec<HookState>,
+    btf: &Btf,
+    table: &mut facts::FactTable,
+    environment: &Environment,
+) -> Result<(), Error> {
+    let kernel_btf = aya::Btf::from_sys_fs()
+        .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
+    let mut enroller = Enroller::load(table.facts, &kernel_btf, environment)?;
+    let learnt = enrol::learn(&mut enroller, table, &[])?;
+    let setup = load::Setup {
+        facts: table.facts,
+        settings: Settings {
+            untracked_bdi: learnt.untracked_bdi,
+            own_pid: learnt.own_pid,
+            // With PATHs, so that the programs are verified in their longer form.
+            scoped: 1,
+            ..Settings::default()
+        },
+        buffer_size: rustix::param::page_size() as u32,
+        log_level: 0,
+    };
+    let mut ebpf = load::object(&setup, environment)?;
+    for hook in HOOKS {
+        let state = match hook.choose(btf, environment) {
+            Some(way) => attach::attach(&mut ebpf, &kernel_btf, way, environment)
+                .map(|()| way)
+                .map_err(|error| error.to_string()),
+            None => Err(format!("this kernel has no {}", hook.ways[0].target)),
+        };
+        hooks.push(HookState {
+            sees: hook.sees,
+            cost: hook.cost,
+            essential: hook.essential,
+            state,
+        });
+    }
+    Ok(())
+}
+
+impl HookState {
+    /// Whether it hangs by the second-best way, because `bpf` is not an active LSM.
+    #[must_use]
+    pub fn fell_back(&self) -> bool {
+        let Ok(way) = self.state else { return false };
+        way.kind != Kind::Lsm
+            && HOOKS.iter().any(|hook| {
+                hook.sees == self.sees && hook.ways.first().is_some_and(|best| best.kind == Kind::Lsm)
+            })
+    }
+}

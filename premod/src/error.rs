@@ -1,0 +1,130 @@
+//! Why premod cannot do what it was asked to do. Each is one sentence that says what to do about it.
+
+use std::path::PathBuf;
+
+use crate::kernel::btf::BtfError;
+
+/// An error of the library.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process lacks capabilities.
+    #[error(
+        "premod needs {missing} to load its programs into the kernel: run it as root (sudo premod …)"
+    )]
+    NotPermitted {
+        /// Names of the missing capabilities.
+        missing: String,
+    },
+    /// The kernel has no type information.
+    #[error(
+        "this kernel ({release}) shows no usable type information: {source}; premod needs one built with CONFIG_DEBUG_INFO_BTF=y"
+    )]
+    NoBtf {
+        /// `uname -r`.
+        release: String,
+        /// What went wrong.
+        source: BtfError,
+    },
+    /// Lockdown or a policy keeps all BPF programs of this kind out.
+    #[error("this kernel ({release}) refuses premod's BPF programs: {reason}")]
+    KernelRefuses {
+        /// `uname -r`.
+        release: String,
+        /// Lockdown, or what the kernel answered.
+        reason: String,
+    },
+    /// The verifier did not accept a program; a defect of premod.
+    #[error(
+        "the kernel's verifier rejected premod's program {program}: {reason}; please report this with the output of premod doctor --json"
+    )]
+    Rejected {
+        /// Name of the program.
+        program: String,
+        /// The end of what the verifier says.
+        reason: String,
+    },
+    /// The kernel lacks something that is needed.
+    #[error("this kernel ({release}) lacks {what}, without which {cost}; see premod doctor")]
+    KernelLacks {
+        /// `uname -r`.
+        release: String,
+        /// The fact or hook.
+        what: String,
+        /// What does not work.
+        cost: String,
+    },
+    /// A PATH cannot be opened.
+    #[error("cannot trace {}: {source}", path.display())]
+    Path {
+        /// The PATH.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: std::io::Error,
+    },
+    /// A PATH is neither a regular file nor a directory.
+    #[error(
+        "cannot trace {}: it is a {kind}; give a regular file or a directory", path.display()
+    )]
+    NotTraceable {
+        /// The PATH.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A PATH lies where stores through mappings cannot be seen.
+    #[error(
+        "cannot trace {}: it lies on {filesystem}, which keeps no dirty marks; write and truncate could be seen there, but a store through a mapping is made without any call into the kernel, so premod would miss it",
+        path.display()
+    )]
+    Unseen {
+        /// The PATH.
+        path: PathBuf,
+        /// Type of its filesystem.
+        filesystem: String,
+    },
+    /// A PATH lies on a filesystem that keeps its data elsewhere.
+    #[error(
+        "cannot trace {}: it lies on overlayfs, whose files live on the upper filesystem; trace the upper directory instead",
+        path.display()
+    )]
+    Stacked {
+        /// The PATH.
+        path: PathBuf,
+    },
+    /// A value that the kernel does not take.
+    #[error("{0}")]
+    BadValue(String),
+    /// Anything else that went wrong between premod and the kernel.
+    #[error("{context}: {reason}")]
+    Kernel {
+        /// What premod was doing.
+        context: String,
+        /// What the kernel answered.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the BPF loader.
+    pub(crate) fn kernel(context: impl Into<String>, reason: &dyn std::error::Error) -> Self {
+        Self::Kernel {
+            context: context.into(),
+            reason: chain(reason),
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ")
+}

@@ -1,0 +1,140 @@
+//! Watches the counters that tell what was lost.
+
+use std::{
+    fs,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use aya::maps::{MapData, PerCpuArray};
+use premod_common::counters::Counters;
+
+use super::record::LostReason;
+
+/// One kind of loss since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    pub(crate) count: u64,
+    pub(crate) cpu: Option<u32>,
+    pub(crate) reason: LostReason,
+}
+
+/// A fentry or tracepoint program, which the kernel may skip.
+pub(crate) struct Skippable {
+    pub(crate) hook: &'static str,
+    pub(crate) fd: OwnedFd,
+    pub(crate) seen: u64,
+}
+
+/// The counters of the kernel side and of the kernel itself.
+pub(crate) struct Losses {
+    counters: PerCpuArray<MapData, Counters>,
+    lost_before: Vec<u64>,
+    programs: Vec<Skippable>,
+}
+
+impl Losses {
+    pub(crate) fn new(counters: PerCpuArray<MapData, Counters>, programs: Vec<Skippable>) -> Self {
+        Self {
+            counters,
+            lost_before: Vec::new(),
+            programs,
+        }
+    }
+
+    /// Sum over all CPUs.
+    pub(crate) fn total(&self) -> Counters {
+        self.per_cpu()
+            .into_iter()
+            .fold(Counters::default(), Counters::plus)
+    }
+
+    /// Announcements that found the ring buffer full since the last look, by CPU.
+    pub(crate) fn buffer_full(&mut self) -> Vec<Loss> {
+        let now: Vec<u64> = self
+            .per_cpu()
+            .into_iter()
+            .map(|counters| counters.lost)
+            .collect();
+        let losses = difference(&self.lost_before, &now);
+        self.lost_before = now;
+        losses
+    }
+
+    /// Programs that the kernel skipped since the last look.
+    pub(crate) fn skipped(&mut self) -> Vec<Loss> {
+        let mut losses = Vec::new();
+        for program in &mut self.programs {
+            let misses = recursion_misses(&program.fd).unwrap_or(program.seen);
+            if misses > program.seen {
+                losses.push(Loss {
+                    count: misses - program.seen,
+                    cpu: None,
+                    reason: LostReason::Recursion { hook: program.hook },
+                });
+                program.seen = misses;
+            }
+        }
+        losses
+    }
+
+    fn per_cpu(&self) -> Vec<Counters> {
+        self.counters
+            .get(&0, 0)
+            .map(|values| values.to_vec())
+            .unwrap_or_default()
+    }
+}
+
+fn difference(before: &[u64], now: &[u64]) -> Vec<Loss> {
+    now.iter()
+        .enumerate()
+        .map(|(cpu, now)| (cpu, now - before.get(cpu).unwrap_or(&0)))
+        .filter(|&(_, count)| count > 0)
+        .map(|(cpu, count)| Loss {
+            count,
+            cpu: Some(cpu as u32),
+            reason: LostReason::BufferFull,
+        })
+        .collect()
+}
+
+/// `recursion_misses` stands in the fdinfo of a program from 5.12 on (`bpf_prog_show_fdinfo`).
+fn recursion_misses(program: &OwnedFd) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    misses_in(&info)
+}
+
+fn misses_in(info: &str) -> Option<u64> {
+    info.lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_growth_is_a_loss() {
+        assert!(difference(&[], &[0, 0]).is_empty());
+        assert_eq!(
+            difference(&[1, 5], &[1, 8]),
+            [Loss {
+                count: 3,
+                cpu: Some(1),
+                reason: LostReason::BufferFull
+            }]
+        );
+    }
+
+    #[test]
+    fn fdinfo_is_understood() {
+        assert_eq!(
+            misses_in("pos:\t0\nrun_cnt:\t9\nrecursion_misses:\t12\n"),
+            Some(12)
+        );
+        assert_eq!(misses_in("pos:\t0\n"), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! Events as programs see them: typed, decoded, with their losses.
+
+mod decode;
+mod duplicates;
+mod losses;
+mod record;
+
+pub(crate) use decode::{Clocks, decode};
+pub(crate) use duplicates::Duplicates;
+/// The time on `CLOCK_MONOTONIC`.
+pub(crate) fn now() -> MonotonicNs {
+    Clocks::now().mono
+}
+
+pub(crate) use losses::{Losses, Skippable};
+pub use premod_common::event::Op;
+pub use record::{
+    Device, FirstDirty, InodeKey, Lost, LostReason, MonotonicNs, Path, Pid, Range, Record, Tid,
+};

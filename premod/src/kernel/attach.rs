@@ -1,0 +1,306 @@
+//! The table of hooks, and attaching them.
+
+use aya::{
+    Btf, Ebpf,
+    programs::{BtfTracePoint, FEntry, FExit, Lsm, Program, ProgramError},
+};
+
+use super::{btf, environment::Environment, load};
+use crate::error::Error;
+
+/// How a program hangs in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An LSM hook, which could also deny.
+    Lsm,
+    /// The entry of a kernel function.
+    Fentry,
+    /// The exit of a kernel function.
+    Fexit,
+    /// A tracepoint with typed arguments.
+    Tracepoint,
+}
+
+/// One way to attach one program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Attachment {
+    /// How it hangs.
+    pub kind: Kind,
+    /// The LSM hook, function or tracepoint.
+    pub target: &'static str,
+    /// Name of the program in the object.
+    #[serde(skip)]
+    pub program: &'static str,
+}
+
+/// One thing premod listens to, with the ways to do so, best first.
+#[derive(Debug)]
+pub struct Hook {
+    /// What it sees.
+    pub sees: &'static str,
+    /// Ways to attach, best first.
+    pub ways: &'static [Attachment],
+    /// What is missed without it.
+    pub cost: &'static str,
+    /// Tracing is refused without it.
+    pub essential: bool,
+    /// Only needed when PATHs are traced.
+    pub scoped_only: bool,
+}
+
+const fn lsm(target: &'static str, program: &'static str) -> Attachment {
+    Attachment {
+        kind: Kind::Lsm,
+        target,
+        program,
+    }
+}
+
+const fn fentry(target: &'static str, program: &'static str) -> Attachment {
+    Attachment {
+        kind: Kind::Fentry,
+        target,
+        program,
+    }
+}
+
+const fn tracepoint(target: &'static str) -> Attachment {
+    Attachment {
+        kind: Kind::Tracepoint,
+        target,
+        program: target,
+    }
+}
+
+/// Every hook that tracing uses, in the order in which they are attached: what forgets comes first, then
+/// what announces, and the net last, so that no event is called late because premod was starting.
+pub const HOOKS: &[Hook] = &[
+    Hook {
+        sees: "eviction of inodes",
+        ways: &[
+            lsm("inode_free_security", "lsm_inode_free_security"),
+            fentry("security_inode_free", "fentry_inode_free_security"),
+        ],
+        cost: "the map of inodes would grow without bound",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "renames",
+        ways: &[Attachment {
+            kind: Kind::Fexit,
+            target: "vfs_rename",
+            program: "vfs_rename",
+        }],
+        cost: "files renamed into a traced directory would be missed",
+        essential: true,
+        scoped_only: true,
+    },
+    Hook {
+        sees: "fsync, fdatasync, msync",
+        ways: &[fentry("vfs_fsync_range", "vfs_fsync_range")],
+        cost: "changes that leave no dirty page would be announced once only",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "writeback by the flusher, sync",
+        ways: &[tracepoint("writeback_single_inode")],
+        cost: "changes that leave no dirty page would not be announced again before an fsync",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "fallocate, MADV_REMOVE",
+        ways: &[fentry("vfs_fallocate", "vfs_fallocate")],
+        cost: "they are reported as op write, without a range",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "reflinks",
+        ways: &[fentry("vfs_clone_file_range", "vfs_clone_file_range")],
+        cost: "they are reported as op write, without a range",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "copy_file_range",
+        ways: &[fentry("vfs_copy_file_range", "vfs_copy_file_range")],
+        cost: "it is reported as op write, without a range",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "the write family, fallocate, reflinks, deduplication",
+        ways: &[
+            lsm("file_permission", "lsm_file_permission"),
+            fentry("security_file_permission", "fentry_file_permission"),
+        ],
+        cost: "writes would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "writes again, under the inode lock; loop devices",
+        ways: &[fentry("generic_write_checks", "generic_write_checks")],
+        cost: "a writer that slept while its file became clean is announced late",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "truncate",
+        ways: &[
+            lsm("path_truncate", "lsm_path_truncate"),
+            fentry("security_path_truncate", "fentry_path_truncate"),
+        ],
+        cost: "truncate is reported with a path inside of its filesystem",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "ftruncate, open with O_TRUNC (on 6.1 the hook above sees them)",
+        ways: &[
+            lsm("file_truncate", "lsm_file_truncate"),
+            fentry("security_file_truncate", "fentry_file_truncate"),
+        ],
+        cost: "none on kernels before 6.2",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "every change of size, again",
+        ways: &[fentry("do_truncate", "do_truncate")],
+        cost: "truncates would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "stores through shared mappings",
+        ways: &[fentry("do_page_mkwrite", "do_page_mkwrite")],
+        cost: "stores through mappings would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "pages that become dirty (the net)",
+        ways: &[tracepoint("writeback_dirty_folio")],
+        cost: "changes that no other hook sees would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "inodes that become dirty (the net, for DAX)",
+        ways: &[fentry("__mark_inode_dirty", "mark_inode_dirty")],
+        cost: "stores to DAX files would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+];
+
+impl Hook {
+    /// The way to attach this hook on the running kernel; `None` if there is none.
+    #[must_use]
+    pub fn choose(&self, btf: &btf::Btf, environment: &Environment) -> Option<Attachment> {
+        let exists = |way: &&Attachment| match way.kind {
+            Kind::Lsm => {
+                environment.bpf_lsm_is_active()
+                    && btf.has_function(&format!("bpf_lsm_{}", way.target))
+            }
+            Kind::Fentry | Kind::Fexit => btf.has_function(way.target),
+            // A tracepoint's type has no entry of its own that all kernels spell alike; the load tells.
+            Kind::Tracepoint => true,
+        };
+        self.ways.iter().find(exists).copied()
+    }
+}
+
+/// Loads one program and attaches it.
+///
+/// # Errors
+/// If the kernel does not take it.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    kernel_btf: &Btf,
+    way: Attachment,
+    environment: &Environment,
+) -> Result<(), Error> {
+    let explain = |error: &ProgramError| load::explain(way.program, error, environment);
+    let program = ebpf
+        .program_mut(way.program)
+        .ok_or_else(|| Error::KernelLacks {
+            release: environment.release.clone(),
+            what: format!("the program {}", way.program),
+            cost: "the object is incomplete".to_owned(),
+        })?;
+    load_and_attach(program, kernel_btf, way.target).map_err(|error| explain(&error))
+}
+
+fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
+    match program {
+        Program::Lsm(program) => {
+            let program: &mut Lsm = program;
+            program.load(target, btf)?;
+            program.attach().map(drop)
+        }
+        Program::FEntry(program) => {
+            let program: &mut FEntry = program;
+            program.load(target, btf)?;
+            program.attach().map(drop)
+        }
+        Program::FExit(program) => {
+            let program: &mut FExit = program;
+            program.load(target, btf)?;
+            program.attach().map(drop)
+        }
+        Program::BtfTracePoint(program) => {
+            let program: &mut BtfTracePoint = program;
+            program.load(target, btf)?;
+            program.attach().map(drop)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_net_is_attached_after_everything_that_announces() {
+        let position = |target: &str| {
+            HOOKS
+                .iter()
+                .position(|hook| hook.ways.iter().any(|way| way.target == target))
+                .unwrap()
+        };
+        let net = position("writeback_dirty_folio");
+        for target in [
+            "file_permission",
+            "generic_write_checks",
+            "do_page_mkwrite",
+            "do_truncate",
+        ] {
+            assert!(position(target) < net, "{target} announces before the net");
+        }
+        assert_eq!(
+            position("inode_free_security"),
+            0,
+            "no entry may outlive its inode"
+        );
+    }
+
+    #[test]
+    fn every_lsm_hook_has_a_fallback() {
+        for hook in HOOKS {
+            if hook.ways.iter().any(|way| way.kind == Kind::Lsm) {
+                assert!(
+                    hook.ways.iter().any(|way| way.kind == Kind::Fentry),
+                    "{}",
+                    hook.sees
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! A reader for the kernel's type information (`/sys/kernel/btf/vmlinux`).
+//!
+//! It answers three questions: where a member lies, which value an enumerator has, whether a function
+//! exists. It is our own because the maintained parsers decode all of the kernel's 150,000 types into
+//! owned values first; this one keeps the bytes and decodes what is asked for.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
+
+/// Where the kernel shows its own type information.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why type information cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// The file cannot be read.
+    #[error("cannot read {VMLINUX}: {0}")]
+    Read(#[from] std::io::Error),
+    /// The file is not what it should be.
+    #[error("the type information (BTF) is malformed at byte {0}")]
+    Malformed(usize),
+}
+
+/// Type information, indexed by name.
+pub struct Btf {
+    bytes: Vec<u8>,
+    /// Position of each type's header; type ids begin at 1.
+    types: Vec<usize>,
+    strings: usize,
+    structures: HashMap<Vec<u8>, u32>,
+    functions: HashSet<Vec<u8>>,
+    enums: Vec<u32>,
+}
+
+/// A type's header, `struct btf_type`.
+#[derive(Clone, Copy)]
+struct Header {
+    name: u32,
+    info: u32,
+    size_or_type: u32,
+    body: usize,
+}
+
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
+const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
+const KIND_TYPE_TAG: u32 = 18;
+const KIND_ENUM64: u32 = 19;
+
+impl Header {
+    fn kind(self) -> u32 {
+        self.info >> 24 & 0x1f
+    }
+
+    fn count(self) -> usize {
+        (self.info & 0xffff) as usize
+    }
+
+    fn kind_flag(self) -> bool {
+        self.info >> 31 != 0
+    }
+
+    /// Bytes that follow the header; `None` for a kind that this reader does not know.
+    fn body_size(self) -> Option<usize> {
+        Some(match self.kind() {
+            1 | 14 | 17 => 4,
+            2 | 7..=12 | 16 | 18 => 0,
+            KIND_ARRAY => 12,
+            KIND_STRUCT | KIND_UNION | 15 | KIND_ENUM64 => 12 * self.count(),
+            KIND_ENUM | 13 => 8 * self.count(),
+            _ => return None,
+        })
+    }
+}
+
+impl Btf {
+    /// Reads the running kernel's type information.
+    ///
+    /// # Errors
+    /// If the kernel was built without it (`CONFIG_DEBUG_INFO_BTF`), or it cannot be understood.
+    pub fn of_running_kernel() -> Result<Self, BtfError> {
+        Self::from_file(Path::new(VMLINUX))
+    }
+
+    /// Reads type information from a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read or understood.
+    pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+        Self::parse(std::fs::read(path)?)
+    }
+
+    /// Indexes raw type information in this machine's byte order.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+        let mut btf = Self {
+            bytes,
+            types: Vec::new(),
+            strings: 0,
+            structures: HashMap::new(),
+            functions: HashSet::new(),
+            enums: Vec::new(),
+        };
+        if btf.word(0)? & 0xffff != 0xeb9f {
+            return Err(BtfError::Malformed(0));
+        }
+        let header = btf.word(4)? as usize;
+        let first = header + btf.word(8)? as usize;
+        let end = first + btf.word(12)? as usize;
+        btf.strings = header + btf.word(16)? as usize;
+        let mut position = first;
+        while position < end {
+            let found = btf.header_at(position)?;
+            btf.types.push(position);
+            let id = btf.types.len() as u32;
+            match found.kind() {
+                KIND_STRUCT | KIND_UNION if found.name != 0 => {
+                    let name = btf.string(found.name).to_vec();
+                    btf.structures.entry(name).or_insert(id);
+                }
+                KIND_FUNC => {
+                    let name = btf.string(found.name).to_vec();
+                    btf.functions.insert(name);
+                }
+                KIND_ENUM | KIND_ENUM64 => btf.enums.push(id),
+                _ => {}
+            }
+            position = found.body + found.body_size().ok_or(BtfError::Malformed(position))?;
+        }
+        Ok(btf)
+    }
+
+    /// Whether the kernel has a function of this name that programs can attach to.
+    #[must_use]
+    pub fn has_function(&self, name: &str) -> bool {
+        self.functions.contains(name.as_bytes())
+    }
+
+    /// Offset in bytes of a member such as `i_pages.xa_flags` in a structure, looking into anonymous
+    /// structures and unions. `None` if there is no such member.
+    #[must_use]
+    pub fn offset(&self, structure: &str, member: &str) -> Option<u32> {
+        let mut id = *self.structures.get(structure.as_bytes())?;
+        let mut bits = 0;
+        for name in member.split('.') {
+            let (offset, member_type) = self.member(id, name.as_bytes(), 0)?;
+            bits += offset;
+            id = member_type;
+        }
+        bits.is_multiple_of(8).then_some(bits / 8)
+    }
+
+    /// Value of an enumerator, in whatever enum it is.
+    #[must_use]
+    pub fn enumerator(&self, name: &str) -> Option<u64> {
+        self.enums.iter().find_map(|&id| {
+            let header = self.header(id)?;
+            let size = if header.kind() == KIND_ENUM { 8 } else { 12 };
+            (0..header.count())
+                .map(|index| header.body + index * size)
+                .find_map(|entry| {
+                    if self.string(self.word(entry).ok()?) != name.as_bytes() {
+                        return None;
+                    }
+                    let low = u64::from(self.word(entry + 4).ok()?);
+                    let high = if size == 12 {
+                        u64::from(self.word(entry + 8).ok()?)
+                    } else {
+                        0
+                    };
+                    Some(high << 32 | low)
+                })
+        })
+    }
+
+    /// Offset in bits and type of a member.
+    fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+        // Anonymous structures nest two or three deep; a cycle would be malformed.
+        if depth > 8 {
+            return None;
+        }
+        let header = self.header(self.resolve(id)?)?;
+        if !matches!(header.kind(), KIND_STRUCT | KIND_UNION) {
+            return None;
+        }
+        (0..header.count()).find_map(|index| {
+            let entry = header.body + index * 12;
+            let member_name = self.word(entry).ok()?;
+            let member_type = self.word(entry + 4).ok()?;
+            let offset = self.word(entry + 8).ok()?;
+            let offset = if header.kind_flag() {
+                offset & 0x00ff_ffff
+            } else {
+                offset
+            };
+            if member_name == 0 {
+                let (inner, inner_type) = self.member(member_type, name, depth + 1)?;
+                return Some((offset + inner, inner_type));
+            }
+            (self.string(member_name) == name).then_some((offset, member_type))
+        })
+    }
+
+    /// Follows typedefs and qualifiers.
+    fn resolve(&self, mut id: u32) -> Option<u32> {
+        for _ in 0..16 {
+            let header = self.header(id)?;
+            match header.kind() {
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                    id = header.size_or_type;
+                }
+                _ => return Some(id),
+            }
+        }
+        None
+    }
+
+    fn header(&self, id: u32) -> Option<Header> {
+        let position = *self.types.get((id as usize).checked_sub(1)?)?;
+        self.header_at(position).ok()
+    }
+
+    fn header_at(&self, position: usize) -> Result<Header, BtfError> {
+        Ok(Header {
+            name: self.word(position)?,
+            info: self.word(position + 4)?,
+            size_or_type: self.word(position + 8)?,
+            body: position + 12,
+        })
+    }
+
+    fn string(&self, offset: u32) -> &[u8] {
+        let rest = self
+            .bytes
+            .get(self.strings + offset as usize..)
+            .unwrap_or_default();
+        rest.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+
+    fn word(&self, position: usize) -> Result<u32, BtfError> {
+        let bytes = self.bytes.get(position..position + 4);
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u32::from_ne_bytes)
+            .ok_or(BtfError::Malformed(position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// struct outer { int a; union { int b; struct inner { int c; int d; } e; }; }, enum { X = 7 }, f()
+    fn sample() -> Vec<u8> {
+        let strings = b"\0int\0outer\0a\0b\0e\0inner\0c\0d\0X\0f\0";
+        let name = |wanted: &str| {
+            let wanted = [wanted.as_bytes(), b"\0"].concat();
+            strings
+                .windows(wanted.len())
+                .position(|window| window == wanted)
+                .unwrap() as u32
+        };
+        let info = |kind: u32, count: u32| kind << 24 | count;
+        let types: Vec<u32> = [
+            vec![name("int"), info(1, 0), 4, 32],
+            vec![
+                name("inner"),
+                info(4, 2),
+                8,
+                name("c"),
+                1,
+                0,
+                name("d"),
+                1,
+                32,
+            ],
+            vec![0, info(5, 2), 8, name("b"), 1, 0, name("e"), 2, 0],
+            vec![name("outer"), info(4, 2), 12, name("a"), 1, 0, 0, 3, 32],
+            vec![0, info(6, 1), 4, name("X"), 7],
+            vec![0, info(13, 0), 0],
+            vec![name("f"), info(12, 0), 6],
+        ]
+        .concat();
+        let length = types.len() as u32 * 4;
+        let header = [0x0001_eb9f, 24, 0, length, length, strings.len() as u32];
+        let words = header
+            .iter()
+            .chain(&types)
+            .flat_map(|word| word.to_ne_bytes());
+        words.chain(strings.iter().copied()).collect()
+    }
+
+    #[test]
+    fn members_are_found_through_anonymous_unions_and_dots() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!(btf.offset("outer", "a"), Some(0));
+        assert_eq!(btf.offset("outer", "b"), Some(4));
+        assert_eq!(btf.offset("outer", "e.d"), Some(8));
+        assert_eq!(btf.offset("outer", "z"), None);
+        assert_eq!(btf.offset("nothing", "a"), None);
+    }
+
+    #[test]
+    fn enumerators_and_functions_are_found() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!(btf.enumerator("X"), Some(7));
+        assert_eq!(btf.enumerator("Y"), None);
+        assert!(btf.has_function("f") && !btf.has_function("g"));
+    }
+
+    #[test]
+    fn truncated_information_is_an_error_and_no_panic() {
+        let whole = sample();
+        for length in 0..whole.len() {
+            let _ = Btf::parse(whole[..length].to_vec());
+        }
+        assert!(Btf::parse(Vec::new()).is_err());
+        assert!(Btf::parse(vec![0; 64]).is_err());
+    }
+}

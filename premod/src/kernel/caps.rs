@@ -1,0 +1,72 @@
+//! Capabilities: which are needed, which are missing, and giving them up.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// What loading and attaching needs. `CAP_SYS_ADMIN` stands for both.
+const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+
+/// What is kept while tracing: enough to enrol new mounts and to read maps.
+const KEPT: [Capability; 2] = NEEDED;
+
+/// The needed capabilities that this process does not have, by name.
+#[must_use]
+pub fn missing() -> Vec<String> {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    missing_from(&effective)
+}
+
+fn missing_from(effective: &CapsHashSet) -> Vec<String> {
+    if effective.contains(&Capability::CAP_SYS_ADMIN) {
+        return Vec::new();
+    }
+    NEEDED
+        .iter()
+        .filter(|needed| !effective.contains(needed))
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// The effective capabilities that premod cares about, by name.
+#[must_use]
+pub fn present() -> Vec<String> {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    NEEDED
+        .iter()
+        .chain(&[Capability::CAP_SYS_ADMIN])
+        .filter(|capability| effective.contains(capability))
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// Gives up every capability that tracing does not need any more. Kernels that need `CAP_SYS_ADMIN` for
+/// BPF do not exist among the supported ones.
+///
+/// # Errors
+/// If the kernel refuses, which it does not for a subset.
+pub fn drop_all_but_needed() -> Result<(), caps::errors::CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept: CapsHashSet = KEPT
+        .into_iter()
+        .filter(|kept| permitted.contains(kept))
+        .collect();
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_missing_ones_are_named() {
+        assert_eq!(
+            missing_from(&CapsHashSet::new()),
+            ["CAP_BPF", "CAP_PERFMON"]
+        );
+        let bpf = CapsHashSet::from([Capability::CAP_BPF]);
+        assert_eq!(missing_from(&bpf), ["CAP_PERFMON"]);
+        let admin = CapsHashSet::from([Capability::CAP_SYS_ADMIN]);
+        assert!(missing_from(&admin).is_empty());
+    }
+}

@@ -1,0 +1,90 @@
+//! What the running kernel says about itself: version, LSMs, lockdown.
+
+use std::fs;
+
+/// Facts about the environment that decide how premod attaches.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Environment {
+    /// `uname -r`.
+    pub release: String,
+    /// The active LSMs, in order; `None` if securityfs is not mounted.
+    pub lsms: Option<Vec<String>>,
+    /// The lockdown mode: none, integrity or confidentiality; `None` if the kernel has no lockdown.
+    pub lockdown: Option<String>,
+}
+
+impl Environment {
+    /// Reads them.
+    #[must_use]
+    pub fn gather() -> Self {
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        Self {
+            release,
+            lsms: fs::read_to_string("/sys/kernel/security/lsm")
+                .ok()
+                .map(|list| lsm_list(&list)),
+            lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
+                .ok()
+                .and_then(|modes| active_mode(&modes)),
+        }
+    }
+
+    /// Whether LSM programs are called. Without securityfs there is no way to know, and fentry works.
+    #[must_use]
+    pub fn bpf_lsm_is_active(&self) -> bool {
+        self.lsms
+            .as_ref()
+            .is_some_and(|lsms| lsms.iter().any(|lsm| lsm == "bpf"))
+    }
+
+    /// Whether lockdown keeps BPF programs from reading kernel memory (`LOCKDOWN_BPF_READ_KERNEL`).
+    #[must_use]
+    pub fn lockdown_forbids(&self) -> bool {
+        self.lockdown.as_deref() == Some("confidentiality")
+    }
+}
+
+fn lsm_list(list: &str) -> Vec<String> {
+    list.trim()
+        .split(',')
+        .filter(|lsm| !lsm.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// `none [integrity] confidentiality` -> `integrity`
+fn active_mode(modes: &str) -> Option<String> {
+    let (_, rest) = modes.split_once('[')?;
+    rest.split_once(']').map(|(mode, _)| mode.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_modes_are_understood() {
+        assert_eq!(lsm_list("lockdown,yama,bpf\n"), ["lockdown", "yama", "bpf"]);
+        assert!(lsm_list("\n").is_empty());
+        assert_eq!(
+            active_mode("none [integrity] confidentiality\n").as_deref(),
+            Some("integrity")
+        );
+        assert_eq!(active_mode("none\n"), None);
+    }
+
+    #[test]
+    fn only_confidentiality_forbids() {
+        let with = |mode: &str| Environment {
+            release: String::new(),
+            lsms: None,
+            lockdown: Some(mode.to_owned()),
+        };
+        assert!(with("confidentiality").lockdown_forbids());
+        assert!(!with("integrity").lockdown_forbids());
+        assert!(!with("none").bpf_lsm_is_active());
+    }
+}

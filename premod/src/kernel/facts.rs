@@ -1,0 +1,430 @@
+//! The typed table of kernel facts: every offset and constant the BPF programs need.
+//!
+//! Offsets come from BTF. `I_DIRTY_PAGES` is an enumerator from 6.18 on; before that it stands only in
+//! the format of a tracepoint. The dirty mark of `xa_flags` follows from an enumerator where the kernel
+//! has it (6.10 and later), and is learnt from a scratch file elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use premod_common::facts::Facts;
+
+use super::btf::Btf;
+
+/// One fact: what it is, what it is worth, where it was found.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Fact {
+    /// Its name, as `structure.member` or as the kernel's constant.
+    pub name: &'static str,
+    /// Its value; `None` if it could not be found.
+    pub value: Option<u32>,
+    /// Where the value was found, or would have been.
+    pub source: &'static str,
+    /// What does not work without it.
+    pub cost: &'static str,
+    /// Nothing works without it.
+    pub essential: bool,
+}
+
+/// All facts about one kernel.
+#[derive(Clone, Debug)]
+pub struct FactTable {
+    /// The table as the BPF programs take it. What is missing is 0.
+    pub facts: Facts,
+    /// The same with names and sources, for people.
+    pub list: Vec<Fact>,
+}
+
+impl FactTable {
+    /// The first essential fact that is missing.
+    #[must_use]
+    pub fn missing(&self) -> Option<&Fact> {
+        self.list
+            .iter()
+            .find(|fact| fact.essential && fact.value.is_none())
+    }
+
+    /// Notes what the dirty mark of `xa_flags` is.
+    pub fn set_dirty_mark(&mut self, mark: u32, source: &'static str) {
+        self.facts.mapping_dirty_mark = mark;
+        for fact in &mut self.list {
+            if fact.name == DIRTY_MARK {
+                fact.value = Some(mark);
+                fact.source = source;
+            }
+        }
+    }
+}
+
+/// Name of the dirty mark's entry.
+pub const DIRTY_MARK: &str = "xa_flags dirty mark";
+
+const PATHS: &str = "events cannot name the file";
+const IDENTITY: &str = "inodes cannot be told apart";
+const STATE: &str = "dirty and clean cannot be told apart";
+
+type Field = fn(&mut Facts) -> &mut u32;
+
+/// Structure, member (in the spellings of different kernels), the field it goes to, and what it is needed
+/// for.
+const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
+    (
+        "file.f_inode",
+        "file",
+        "f_inode",
+        |f| &mut f.file_f_inode,
+        IDENTITY,
+    ),
+    (
+        "file.f_path",
+        "file",
+        "f_path",
+        |f| &mut f.file_f_path,
+        PATHS,
+    ),
+    (
+        "file.f_flags",
+        "file",
+        "f_flags",
+        |f| &mut f.file_f_flags,
+        STATE,
+    ),
+    ("path.mnt", "path", "mnt", |f| &mut f.path_mnt, PATHS),
+    (
+        "path.dentry",
+        "path",
+        "dentry",
+        |f| &mut f.path_dentry,
+        PATHS,
+    ),
+    (
+        "vfsmount.mnt_root",
+        "vfsmount",
+        "mnt_root",
+        |f| &mut f.vfsmount_mnt_root,
+        PATHS,
+    ),
+    ("mount.mnt", "mount", "mnt", |f| &mut f.mount_mnt, PATHS),
+    (
+        "mount.mnt_parent",
+        "mount",
+        "mnt_parent",
+        |f| &mut f.mount_mnt_parent,
+        PATHS,
+    ),
+    (
+        "mount.mnt_mountpoint",
+        "mount",
+        "mnt_mountpoint",
+        |f| &mut f.mount_mnt_mountpoint,
+        PATHS,
+    ),
+    (
+        "dentry.d_parent",
+        "dentry",
+        "d_parent",
+        |f| &mut f.dentry_d_parent,
+        PATHS,
+    ),
+    (
+        "dentry.d_name.name",
+        "dentry",
+        "d_name.name",
+        |f| &mut f.dentry_d_name_name,
+        PATHS,
+    ),
+    (
+        "dentry.d_inode",
+        "dentry",
+        "d_inode",
+        |f| &mut f.dentry_d_inode,
+        IDENTITY,
+    ),
+    (
+        "dentry.d_hash.pprev",
+        "dentry",
+        "d_hash.pprev",
+        |f| &mut f.dentry_d_hash_pprev,
+        PATHS,
+    ),
+    (
+        "dentry.d_alias",
+        "dentry",
+        "d_u.d_alias",
+        |f| &mut f.dentry_d_alias,
+        PATHS,
+    ),
+    (
+        "inode.i_mode",
+        "inode",
+        "i_mode",
+        |f| &mut f.inode_i_mode,
+        IDENTITY,
+    ),
+    (
+        "inode.i_sb",
+        "inode",
+        "i_sb",
+        |f| &mut f.inode_i_sb,
+        IDENTITY,
+    ),
+    (
+        "inode.i_mapping",
+        "inode",
+        "i_mapping",
+        |f| &mut f.inode_i_mapping,
+        STATE,
+    ),
+    (
+        "inode.i_ino",
+        "inode",
+        "i_ino",
+        |f| &mut f.inode_i_ino,
+        IDENTITY,
+    ),
+    (
+        "inode.i_generation",
+        "inode",
+        "i_generation",
+        |f| &mut f.inode_i_generation,
+        IDENTITY,
+    ),
+    (
+        "inode.i_dentry.first",
+        "inode",
+        "i_dentry.first",
+        |f| &mut f.inode_i_dentry_first,
+        PATHS,
+    ),
+    (
+        "inode.i_size",
+        "inode",
+        "i_size",
+        |f| &mut f.inode_i_size,
+        STATE,
+    ),
+    (
+        "address_space.host",
+        "address_space",
+        "host",
+        |f| &mut f.address_space_host,
+        STATE,
+    ),
+    (
+        "address_space.i_pages.xa_flags",
+        "address_space",
+        "i_pages.xa_flags",
+        |f| &mut f.address_space_xa_flags,
+        STATE,
+    ),
+    (
+        "super_block.s_dev",
+        "super_block",
+        "s_dev",
+        |f| &mut f.super_block_s_dev,
+        IDENTITY,
+    ),
+    (
+        "super_block.s_magic",
+        "super_block",
+        "s_magic",
+        |f| &mut f.super_block_s_magic,
+        IDENTITY,
+    ),
+    (
+        "super_block.s_bdi",
+        "super_block",
+        "s_bdi",
+        |f| &mut f.super_block_s_bdi,
+        STATE,
+    ),
+    (
+        "super_block.s_type",
+        "super_block",
+        "s_type",
+        |f| &mut f.super_block_s_type,
+        IDENTITY,
+    ),
+    (
+        "file_system_type.name",
+        "file_system_type",
+        "name",
+        |f| &mut f.file_system_type_name,
+        IDENTITY,
+    ),
+    (
+        "vm_fault.vma",
+        "vm_fault",
+        "vma",
+        |f| &mut f.vm_fault_vma,
+        "stores into mappings",
+    ),
+    (
+        "vm_fault.pgoff",
+        "vm_fault",
+        "pgoff",
+        |f| &mut f.vm_fault_pgoff,
+        "stores into mappings",
+    ),
+    (
+        "vm_area_struct.vm_file",
+        "vm_area_struct",
+        "vm_file",
+        |f| &mut f.vm_area_struct_vm_file,
+        "stores into mappings",
+    ),
+    (
+        "kiocb.ki_filp",
+        "kiocb",
+        "ki_filp",
+        |f| &mut f.kiocb_ki_filp,
+        "writes",
+    ),
+    (
+        "kiocb.ki_pos",
+        "kiocb",
+        "ki_pos",
+        |f| &mut f.kiocb_ki_pos,
+        "writes",
+    ),
+    (
+        "iov_iter.count",
+        "iov_iter",
+        "count",
+        |f| &mut f.iov_iter_count,
+        "writes",
+    ),
+    (
+        "renamedata.old_dentry",
+        "renamedata",
+        "old_dentry",
+        |f| &mut f.renamedata_old_dentry,
+        "files renamed into a traced directory",
+    ),
+    (
+        "renamedata.new_dentry",
+        "renamedata",
+        "new_dentry",
+        |f| &mut f.renamedata_new_dentry,
+        "files renamed into a traced directory",
+    ),
+];
+
+/// Collects all facts that can be had without asking the kernel to run anything.
+#[must_use]
+pub fn gather(btf: &Btf) -> FactTable {
+    let mut facts = Facts::default();
+    let mut list = Vec::with_capacity(OFFSETS.len() + 4);
+    for &(name, structure, member, field, cost) in OFFSETS {
+        let value = member.split('|').find_map(|spelling| btf.offset(structure, spelling));
+        *field(&mut facts) = value.unwrap_or(0);
+        list.push(Fact {
+            name,
+            value,
+            source: "BTF",
+            cost,
+            essential: true,
+        });
+    }
+
+    let mark = btf.enumerator("___GFP_LAST_BIT").map(|bit| 1 << bit);
+    facts.mapping_dirty_mark = mark.unwrap_or(0);
+    list.push(Fact {
+        name: DIRTY_MARK,
+        value: mark,
+        source: if mark.is_some() {
+            "BTF ___GFP_LAST_BIT"
+        } else {
+            "a scratch file"
+        },
+        cost: STATE,
+        essential: true,
+    });
+
+    let (dirty_pages, source) = i_dirty_pages(btf);
+    facts.i_dirty_pages = dirty_pages.unwrap_or(0);
+    list.push(Fact {
+        name: "I_DIRTY_PAGES",
+        value: dirty_pages,
+        source,
+        cost: "the net under the other hooks has one mesh less (DAX)",
+        essential: false,
+    });
+
+    facts.page_shift = rustix::param::page_size().trailing_zeros();
+    facts.o_direct = libc::O_DIRECT as u32;
+    FactTable { facts, list }
+}
+
+fn i_dirty_pages(btf: &Btf) -> (Option<u32>, &'static str) {
+    if let Some(value) = btf
+        .enumerator("I_DIRTY_PAGES")
+        .and_then(|value| value.try_into().ok())
+    {
+        return (Some(value), "BTF");
+    }
+    let value = tracefs()
+        .map(|root| root.join("events/writeback/writeback_mark_inode_dirty/format"))
+        .and_then(|path| std::fs::read_to_string(path).ok())
+        .and_then(|format| flag_in_format(&format, "I_DIRTY_PAGES"));
+    (value, "tracefs writeback_mark_inode_dirty/format")
+}
+
+/// Where tracefs is mounted.
+#[must_use]
+pub fn tracefs() -> Option<PathBuf> {
+    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+        .into_iter()
+        .map(Path::new)
+        .find(|root| root.join("events").is_dir())
+        .map(Path::to_owned)
+}
+
+/// Finds `{(1 << 2), "NAME"}` or `{0x4, "NAME"}` in a tracepoint's print format.
+fn flag_in_format(format: &str, name: &str) -> Option<u32> {
+    let (before, _) = format.split_once(&format!("\"{name}\""))?;
+    let (_, value) = before.rsplit_once('{')?;
+    let value = value.trim_matches(|c: char| c == ',' || c.is_whitespace());
+    let value = value.trim_start_matches('(').trim_end_matches(')');
+    match value.split_once("<<") {
+        Some((one, shift)) => {
+            let one: u32 = one
+                .trim()
+                .trim_end_matches(['U', 'L', 'u', 'l'])
+                .parse()
+                .ok()?;
+            one.checked_shl(shift.trim().parse().ok()?)
+        }
+        None => u32::from_str_radix(value.trim().strip_prefix("0x")?, 16).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_read_from_both_spellings() {
+        let format = r#"__print_flags(REC->flags, "|", {(1 << 0), "I_DIRTY_SYNC"}, {(1 << 5), "I_DIRTY_PAGES"})"#;
+        assert_eq!(flag_in_format(format, "I_DIRTY_PAGES"), Some(32));
+        assert_eq!(flag_in_format(format, "I_DIRTY_SYNC"), Some(1));
+        assert_eq!(
+            flag_in_format(r#"{ 0x4, "I_DIRTY_PAGES" }"#, "I_DIRTY_PAGES"),
+            Some(4)
+        );
+        assert_eq!(
+            flag_in_format(r#"{ I_DIRTY_PAGES, "I_DIRTY_PAGES" }"#, "I_DIRTY_PAGES"),
+            None
+        );
+        assert_eq!(flag_in_format("", "I_DIRTY_PAGES"), None);
+    }
+
+    #[test]
+    fn every_field_is_asked_for_once() {
+        let mut facts = Facts::default();
+        for (index, (_, _, _, field, _)) in OFFSETS.iter().enumerate() {
+            let place = field(&mut facts);
+            assert_eq!(*place, 0, "{} shares a field", OFFSETS[index].0);
+            *place = index as u32 + 1;
+        }
+    }
+}

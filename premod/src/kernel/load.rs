@@ -1,0 +1,90 @@
+//! Takes the BPF object into the kernel.
+
+use aya::{Ebpf, EbpfLoader, programs::ProgramError};
+use premod_common::facts::{Facts, Settings};
+
+use super::environment::Environment;
+use crate::error::{Error, chain};
+
+/// The programs, as the build script compiled them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/premod.bpf.o"));
+
+/// Level of the programs' own messages: 0 is silence, 4 is debug.
+pub type LogLevel = u8;
+
+/// How the object is set up.
+pub struct Setup {
+    /// The kernel's layout.
+    pub facts: Facts,
+    /// This run's settings.
+    pub settings: Settings,
+    /// Size of the event ring buffer in bytes: a power of two and a multiple of the page size.
+    pub buffer_size: u32,
+    /// How much the programs themselves say.
+    pub log_level: LogLevel,
+}
+
+/// Creates the maps and hands the facts over. Programs are loaded one by one when they are attached.
+///
+/// # Errors
+/// If the kernel refuses to create maps.
+pub fn object(setup: &Setup, environment: &Environment) -> Result<Ebpf, Error> {
+    EbpfLoader::new()
+        .override_global("FACTS", &setup.facts, true)
+        .override_global("SETTINGS", &setup.settings, true)
+        .override_global("AYA_LOG_LEVEL", &setup.log_level, false)
+        .map_max_entries("EVENTS", setup.buffer_size)
+        .load(OBJECT)
+        .map_err(|error| {
+            let reason = chain(&error);
+            if reason.contains("os error 1)") {
+                refused(environment, &reason)
+            } else {
+                Error::Kernel {
+                    context: "cannot create BPF maps".to_owned(),
+                    reason,
+                }
+            }
+        })
+}
+
+/// Turns the loader's answer about one program into a sentence.
+pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environment) -> Error {
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    {
+        if io_error.raw_os_error() == Some(libc::EPERM) {
+            return refused(environment, &io_error.to_string());
+        }
+        let log = verifier_log.to_string();
+        tracing::debug!(program, "verifier log:\n{log}");
+        let last: Vec<&str> = log
+            .lines()
+            .filter(|line| !line.is_empty())
+            .rev()
+            .take(3)
+            .collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        return Error::Rejected {
+            program: program.to_owned(),
+            reason: format!("{io_error}; {}", last.join(" | ")),
+        };
+    }
+    Error::kernel(format!("cannot load or attach {program}"), error)
+}
+
+fn refused(environment: &Environment, answer: &str) -> Error {
+    let reason = if environment.lockdown_forbids() {
+        "it is locked down (confidentiality mode), which keeps BPF from reading kernel memory; boot with lockdown=integrity or less".to_owned()
+    } else {
+        format!(
+            "it answered \"{answer}\" although the capabilities are there; a policy of this machine or container forbids it"
+        )
+    };
+    Error::KernelRefuses {
+        release: environment.release.clone(),
+        reason,
+    }
+}

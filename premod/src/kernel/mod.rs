@@ -1,0 +1,10 @@
+//! Everything that depends on the running kernel: what it looks like, what it allows, and the programs
+//! loaded into it.
+
+pub mod attach;
+pub mod btf;
+pub mod caps;
+pub mod enrol;
+pub mod environment;
+pub mod facts;
+pub mod load;

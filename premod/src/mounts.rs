@@ -1,0 +1,83 @@
+//! Mounts below the traced directories, now and later.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    os::{fd::AsFd, unix::ffi::OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// Watches the mount table.
+pub(crate) struct Mounts {
+    table: File,
+}
+
+impl Mounts {
+    pub(crate) fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            table: File::open(MOUNTINFO)?,
+        })
+    }
+
+    /// Whether the table changed since it was last asked.
+    pub(crate) fn have_changed(&self) -> bool {
+        let mut polled = [PollFd::from_borrowed_fd(self.table.as_fd(), PollFlags::PRI)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+            && polled[0]
+                .revents()
+                .intersects(PollFlags::PRI | PollFlags::ERR)
+    }
+}
+
+/// The mount points strictly below `directory`.
+pub(crate) fn below(directory: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read(MOUNTINFO).unwrap_or_default();
+    mount_points(&table)
+        .filter(|mount| mount.starts_with(directory) && mount != directory)
+        .collect()
+}
+
+fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    table
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4))
+        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+}
+
+/// The kernel writes space, tab, newline and backslash as `\ooo` (`mangle`).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let octal = match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
+                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+            }
+            _ => None,
+        };
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &tail[3..] } else { tail };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let table =
+            b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 8:2 / /mnt/a\\040b\\134 rw - xfs x rw\n";
+        let found: Vec<_> = mount_points(table).collect();
+        assert_eq!(found, [PathBuf::from("/"), PathBuf::from("/mnt/a b\\")]);
+    }
+}

@@ -1,0 +1,125 @@
+//! No silent loss: every inode is in an event or in a counted loss.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::{
+    harness::Place,
+    tests,
+    trace::{Trace, path_of},
+};
+
+tests! {
+    Boot twenty_thousand_files_by_four_processes_are_all_accounted_for,
+    Boot a_tiny_buffer_loses_events_and_says_how_many,
+    Boot a_lost_inode_is_announced_again_at_its_next_touch,
+}
+
+const PROCESSES: u32 = 4;
+const FILES_EACH: u32 = 5000;
+
+/// Dirties 20,000 files from four processes at once.
+fn storm(directory: &Path) {
+    let mut children: Vec<_> = (0..PROCESSES)
+        .map(|process| {
+            Command::new("/proc/self/exe")
+                .arg("create-files")
+                .arg(directory)
+                .args([format!("p{process}-"), FILES_EACH.to_string()])
+                .spawn()
+                .expect("a child")
+        })
+        .collect();
+    for child in &mut children {
+        assert!(child.wait().expect("a child").success());
+    }
+}
+
+fn split(records: &[Value]) -> (Vec<PathBuf>, u64) {
+    let (events, lost): (Vec<&Value>, Vec<&Value>) =
+        records.iter().partition(|record| record["type"] == "first_dirty");
+    let lost = lost
+        .iter()
+        .map(|record| {
+            assert_eq!(record["type"], "lost", "{record}");
+            assert_eq!(record["reason"], "buffer_full", "{record}");
+            assert!(record["cpu"].is_u64(), "{record}");
+            record["count"].as_u64().expect("a count")
+        })
+        .sum();
+    (events.into_iter().map(path_of).collect(), lost)
+}
+
+fn twenty_thousand_files_by_four_processes_are_all_accounted_for(place: &Place) {
+    let mut trace = Trace::start(&place.directory);
+    storm(&place.directory);
+    let records = trace.events();
+    let (paths, lost) = split(&records);
+    let distinct: HashSet<&PathBuf> = paths.iter().collect();
+    assert_eq!(lost, 0, "the default buffer is large enough");
+    assert_eq!(paths.len(), distinct.len(), "no file twice");
+    assert_eq!(distinct.len() as u32, PROCESSES * FILES_EACH);
+    trace.end_cleanly();
+}
+
+fn a_tiny_buffer_loses_events_and_says_how_many(place: &Place) {
+    let directory = place.directory.to_str().expect("a plain path");
+    let trace = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
+    storm(&place.directory);
+    let ended = trace.end();
+    let (paths, lost) = split(&ended.events);
+    assert!(lost > 0, "4 KiB are not enough");
+    assert_eq!(ended.summary["lost"], lost, "the summary agrees with the records");
+    assert!(ended.stderr.contains(&format!("{lost} lost")), "{}", ended.stderr);
+    let retried = ended.summary["retried"].as_u64().expect("a count");
+    let distinct: HashSet<&PathBuf> = paths.iter().collect();
+    assert_eq!(paths.len(), distinct.len(), "no file twice");
+    // A generation that was lost and announced after all is in both.
+    let accounted = distinct.len() as u64 + lost - retried;
+    assert_eq!(accounted, u64::from(PROCESSES * FILES_EACH), "{} + {lost} - {retried}", distinct.len());
+}
+
+fn a_lost_inode_is_announced_again_at_its_next_touch(place: &Place) {
+    let directory = place.directory.to_str().expect("a plain path");
+    let trace = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
+    let pid = rustix::process::Pid::from_raw(trace.pid() as i32).expect("a pid");
+    // While premod does not read, the buffer fills up.
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("premod runs");
+    let paths: Vec<PathBuf> = (0..100).map(|n| place.file(&format!("f{n}"))).collect();
+    for path in &paths {
+        fs::write(path, "x").expect("writing");
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("premod runs");
+    let mut trace = trace;
+    let first: HashSet<PathBuf> = trace
+        .events()
+        .iter()
+        .filter(|record| record["type"] == "first_dirty")
+        .map(path_of)
+        .collect();
+    assert!(first.len() < paths.len(), "100 events do not fit into 4 KiB");
+    // Still dirty, and touched again, in portions that fit.
+    let mut again = HashSet::new();
+    for portion in paths.chunks(5) {
+        for path in portion {
+            let mut file = fs::OpenOptions::new().append(true).open(path).expect("the file");
+            std::io::Write::write_all(&mut file, b"y").expect("writing");
+        }
+        for record in trace.events().iter().filter(|record| record["type"] == "first_dirty") {
+            assert_eq!(record["retried"], true, "{record}");
+            assert_eq!(record["pre"], false, "the file has changed already: {record}");
+            again.insert(path_of(record));
+        }
+    }
+    assert!(first.is_disjoint(&again));
+    assert_eq!(first.len() + again.len(), paths.len());
+    let ended = trace.end();
+    assert_eq!(ended.summary["retried"], again.len());
+    assert!(ended.summary["lost"].as_u64() >= Some(again.len() as u64));
+}

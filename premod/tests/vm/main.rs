@@ -1,0 +1,44 @@
+//! The promises, tested on a real kernel. Runs inside of the virtual machine only: `cargo xtask test`
+//! takes it there. Each file is about one promise; each test's name says it.
+//!
+//! `premod-vm-test [FILTER]` prints a JSON verdict per test; other words make it the program under trace.
+
+mod accounting;
+mod command;
+mod diagnosis;
+mod first_dirty;
+mod harness;
+mod paths;
+mod refusals;
+mod silence;
+mod trace;
+mod workload;
+
+use harness::{Each, Test};
+
+/// Every test, in the order in which it runs. The last ones change the kernel for good.
+fn tests() -> Vec<Test> {
+    [
+        first_dirty::TESTS,
+        silence::TESTS,
+        paths::TESTS,
+        accounting::TESTS,
+        command::TESTS,
+        diagnosis::TESTS,
+        refusals::TESTS,
+    ]
+    .concat()
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some(word) if workload::is_known(word) => workload::run(word, &arguments[1..]),
+        filter => harness::run(&tests(), filter.unwrap_or_default()),
+    }
+}
+
+const _: fn() = || {
+    // Both kinds are used; the compiler says so when one is not any more.
+    let _ = (Each::Filesystem, Each::Boot);
+};

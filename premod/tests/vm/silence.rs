@@ -1,0 +1,122 @@
+//! What does not modify data makes no event.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+};
+
+use crate::{
+    harness::Place,
+    tests,
+    trace::{Trace, about},
+    workload::Mapping,
+};
+
+tests! {
+    Filesystem what_does_not_modify_data_makes_no_event,
+    Filesystem premod_does_not_report_itself_and_hides_nobody,
+    Boot after_loading_only_the_needed_capabilities_are_left,
+}
+
+fn what_does_not_modify_data_makes_no_event(place: &Place) {
+    let path = place.file("data");
+    let mut file = File::create(&path).expect("a new file");
+    file.write_all(&[b'0'; 8192]).expect("room for two pages");
+    file.sync_all().expect("fsync");
+
+    let mut trace = Trace::start(&place.directory);
+    let mut bytes = Vec::new();
+    File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).expect("reading");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+    std::os::unix::fs::chown(&path, Some(1), Some(1)).expect("chown");
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("utimens");
+    drop(OpenOptions::new().read(true).append(true).open(&path).expect("opening for writing"));
+    let both = OpenOptions::new().read(true).write(true).open(&path).expect("opening for both");
+    assert_eq!(both.metadata().expect("fstat").len(), 8192);
+    let mut private = Mapping::private(&both, 8192);
+    private.store(0, b'1');
+    private.store(4096, b'1');
+    let shared = Mapping::shared(&both, 8192);
+    assert_eq!((shared.bytes()[0], shared.bytes()[4096]), (b'0', b'0'), "reading a shared mapping");
+    fs::rename(&path, place.file("renamed")).expect("renaming");
+    fs::hard_link(place.file("renamed"), &path).expect("linking");
+    file.sync_all().expect("fsync");
+
+    let events = trace.events();
+    assert_eq!(events, Vec::<serde_json::Value>::new());
+    trace.end_cleanly();
+}
+
+fn premod_does_not_report_itself_and_hides_nobody(place: &Place) {
+    // premod's own output lies in the traced directory: it would report itself for ever.
+    let log = place.file("log");
+    let mut trace = premod_with_output(place, &log, &[]);
+    fs::write(place.file("other"), "x").expect("writing");
+    let text = wait_for(&log, "/other\"");
+    assert!(!text.contains("/log\""), "{text}");
+    // Somebody else's write to premod's own file is reported, although premod has dirtied it already.
+    let mut shared = OpenOptions::new().append(true).open(&log).expect("the log");
+    shared.write_all(b"").expect("an empty write");
+    shared.write_all(b" \n").expect("a write");
+    wait_for(&log, "/log\"");
+    end(&mut trace);
+
+    let mut trace = premod_with_output(place, &log, &["--own"]);
+    fs::write(place.file("another"), "x").expect("writing");
+    wait_for(&log, "/log\"");
+    end(&mut trace);
+}
+
+fn premod_with_output(
+    place: &Place,
+    log: &std::path::Path,
+    more: &[&str],
+) -> std::process::Child {
+    use std::io::{BufRead, BufReader};
+    let mut child = std::process::Command::new("premod")
+        .args(["trace", "--json", "-o"])
+        .arg(log)
+        .args(more)
+        .arg(&place.directory)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("premod can be run");
+    let stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+    let tracing = stderr.lines().map_while(Result::ok).any(|line| line.contains("tracing"));
+    assert!(tracing, "premod ended at once");
+    child
+}
+
+fn wait_for(log: &std::path::Path, wanted: &str) -> String {
+    for _ in 0..600 {
+        let text = fs::read_to_string(log).expect("the log");
+        if text.contains(wanted) {
+            return text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{wanted} did not come: {}", fs::read_to_string(log).expect("the log"));
+}
+
+fn end(child: &mut std::process::Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("premod runs");
+    assert!(crate::trace::wait(child).success());
+}
+
+fn after_loading_only_the_needed_capabilities_are_left(place: &Place) {
+    let trace = Trace::start(&place.directory);
+    let status = fs::read_to_string(format!("/proc/{}/status", trace.pid())).expect("premod runs");
+    let value = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).expect("a line");
+        u64::from_str_radix(line.split_whitespace().nth(1).expect("a value"), 16).expect("hex")
+    };
+    // CAP_PERFMON is 38, CAP_BPF is 39.
+    let needed = 1 << 38 | 1 << 39;
+    assert_eq!(value("CapEff:"), needed, "{status}");
+    assert_eq!(value("CapPrm:"), needed, "{status}");
+    assert_eq!(value("CapInh:"), 0, "{status}");
+    let ended = trace.end();
+    assert!(about(&ended.events, &place.directory).is_empty());
+}

@@ -1,0 +1,167 @@
+//! A running `premod trace --json` and what it has said.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::Value;
+
+/// Longest wait for anything premod has to say. Emulation is slow; a hang is still a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// premod, tracing.
+pub(crate) struct Trace {
+    child: Child,
+    lines: Receiver<Value>,
+    sentinel: PathBuf,
+    sentinels: u32,
+    stderr: thread::JoinHandle<String>,
+}
+
+/// How a trace ended.
+pub(crate) struct Ended {
+    /// Everything after the last sentinel.
+    pub(crate) events: Vec<Value>,
+    pub(crate) summary: Value,
+    pub(crate) stderr: String,
+}
+
+impl Trace {
+    /// Traces `directory`, and returns when nothing is missed any more.
+    pub(crate) fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[directory.to_str().expect("a plain path")])
+    }
+
+    /// Runs `premod trace --json` with these arguments. `directory` has to be traced: it is where the
+    /// sentinels are written.
+    pub(crate) fn start_with(directory: &Path, arguments: &[&str]) -> Self {
+        let mut child = Command::new("premod")
+            .args(["trace", "--json"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("premod can be run");
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let line = line.expect("stdout is UTF-8");
+                let value = serde_json::from_str(&line)
+                    .unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
+                if sender.send(value).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+        let said = wait_until_tracing(&mut stderr);
+        let stderr = thread::spawn(move || {
+            let mut text = said;
+            stderr.read_to_string(&mut text).expect("stderr is UTF-8");
+            text
+        });
+        let sentinel = directory.join("sentinel");
+        Self { child, lines, sentinel, sentinels: 0, stderr }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All events so far. A file of our own is written last, and the stream is in order: when its event
+    /// has come, so have all before it. If the buffer was full, it is written again.
+    pub(crate) fn events(&mut self) -> Vec<Value> {
+        self.sentinels += 1;
+        let sentinel = self.sentinel.with_extension(self.sentinels.to_string());
+        let deadline = Instant::now() + PATIENCE;
+        let mut events = Vec::new();
+        while Instant::now() < deadline {
+            let mut file = File::options()
+                .create(true)
+                .append(true)
+                .open(&sentinel)
+                .expect("the sentinel can be opened");
+            file.write_all(b"done").expect("the sentinel can be written");
+            while let Ok(value) = self.lines.recv_timeout(Duration::from_secs(5)) {
+                if value["type"] == "first_dirty" && path_of(&value) == sentinel {
+                    return events;
+                }
+                events.push(value);
+            }
+        }
+        panic!("premod did not report the sentinel within {PATIENCE:?}; before it: {events:?}");
+    }
+
+    /// Interrupts premod, which has to end cleanly.
+    pub(crate) fn end(mut self) -> Ended {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("premod runs");
+        let status = wait(&mut self.child);
+        let mut events: Vec<Value> = self.lines.iter().collect();
+        let stderr = self.stderr.join().expect("the reader of stderr");
+        assert!(status.success(), "premod ended with {status}: {stderr}");
+        let summary = events.pop().expect("a summary");
+        assert_eq!(summary["type"], "summary", "the last line");
+        Ended { events, summary, stderr }
+    }
+
+    /// As [`Trace::end`], for a trace in which nothing may have been lost or late.
+    pub(crate) fn end_cleanly(self) {
+        let ended = self.end();
+        for count in ["lost", "late", "untracked"] {
+            assert_eq!(ended.summary[count], 0, "{count}: {:?} {:?}", ended.summary, ended.events);
+        }
+    }
+}
+
+/// Reads stderr until premod says that it traces.
+fn wait_until_tracing(stderr: &mut BufReader<ChildStderr>) -> String {
+    let mut said = String::new();
+    loop {
+        let before = said.len();
+        let read = stderr.read_line(&mut said).expect("stderr is UTF-8");
+        assert!(read > 0, "premod ended at once: {said}");
+        if said[before..].starts_with("premod: tracing ") {
+            return said;
+        }
+    }
+}
+
+/// Waits for a child, but not for ever.
+pub(crate) fn wait(child: &mut Child) -> std::process::ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("premod did not end");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The path of an event, exactly.
+pub(crate) fn path_of(event: &Value) -> PathBuf {
+    let bytes = match event["path_raw"].as_str() {
+        Some(raw) => STANDARD.decode(raw).expect("base64"),
+        None => event["path"].as_str().expect("a path").as_bytes().to_vec(),
+    };
+    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
+}
+
+/// The events about one file.
+pub(crate) fn about<'a>(events: &'a [Value], path: &Path) -> Vec<&'a Value> {
+    events.iter().filter(|event| event["type"] == "first_dirty" && path_of(event) == path).collect()
+}
