@@ -164,6 +164,7 @@ impl Vm {
             initramfs: &initramfs,
             command_line: &self.command_line()?,
             disks: &disks,
+            directory: &directory.0,
             messages: &directory.0.join("qemu"),
         }
         .start()?;

@@ -26,6 +26,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) command_line: &'a str,
     /// Serial and image of each disk.
     pub(crate) disks: &'a [(&'static str, PathBuf)],
+    /// Where QEMU puts what the guest writes to its disks.
+    pub(crate) directory: &'a Path,
     /// Where QEMU's own messages go.
     pub(crate) messages: &'a Path,
 }
