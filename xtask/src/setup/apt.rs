@@ -44,8 +44,8 @@ impl Mirrors {
         let mut command = Command::new("apt-get");
         command.args(["update", "--print-uris", "-o", "Debug::NoLocking=true"]);
         let output = command.output().context(
-            "this machine has no apt: install QEMU, give a kernel with --kernel-image, and \
-             install rustup's nightly with rust-src and bpf-linker",
+            "this machine has no apt, which brings the VM's kernels and tools: without it install \
+             bpf-linker and rustup's nightly with rust-src, and only building works",
         )?;
         Self::parse(&String::from_utf8_lossy(&output.stdout))
             .context("apt has no Debian mirror among its sources")

@@ -181,7 +181,7 @@ pub(crate) fn ensure(parts: &[Part]) -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the VM and its kernels are amd64's, and this machine is not");
     }
-    let _lock = lock()?;
+    let _lock = lock("setup")?;
     // Another setup may have brought them while this one waited for the lock.
     let apts = Apts::default();
     for part in missing(parts) {
@@ -201,9 +201,10 @@ pub(crate) fn kernel(series: &str) -> Result<Kernel> {
         .with_context(|| format!("kernel {series} is missing: run `cargo xtask setup`"))
 }
 
-/// Keeps two setups from working at the same time; released when the file is closed.
-fn lock() -> Result<File> {
-    let path = paths::vm().join("lock");
+/// Keeps two processes (or threads) from doing the same at the same time; released when the file
+/// is closed.
+pub(crate) fn lock(name: &str) -> Result<File> {
+    let path = paths::vm().join(format!("{name}.lock"));
     fs::create_dir_all(paths::vm()).context("mkdir target/vm")?;
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     file.lock()

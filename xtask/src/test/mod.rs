@@ -8,6 +8,11 @@ mod verdict;
 use std::{
     io::{self, Write as _},
     process::ExitCode,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -38,6 +43,9 @@ pub(crate) struct Options {
     /// How long one boot with all its tests may take
     #[arg(long, value_name = "S", default_value_t = 600)]
     boot_timeout: u64,
+    /// How many kernels run at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
 }
 
 /// The kernel that is also booted without bpf among its security modules.
@@ -98,18 +106,46 @@ impl Options {
         if kernels.iter().any(|series| series == WITHOUT_BPF) {
             boots.push((WITHOUT_BPF, false));
         }
-        let mut rows = Vec::new();
-        for (series, bpf_lsm) in boots {
-            let boot = Boot {
+        let boots: Vec<Boot<'_>> = boots
+            .into_iter()
+            .map(|(series, bpf_lsm)| Boot {
                 series,
                 bpf_lsm,
                 filter: self.filter.as_deref(),
                 limit: Duration::from_secs(self.boot_timeout),
                 programs: &programs,
                 skips: &skips,
-            };
-            rows.extend(boot.run()?);
-        }
-        Ok(rows)
+            })
+            .collect();
+        run_all(&boots, self.jobs.max(1))
     }
+}
+
+/// Runs the boots, `jobs` at a time, and returns their rows in the boots' order.
+fn run_all(boots: &[Boot<'_>], jobs: usize) -> Result<Vec<Row>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(boots.len()) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(boot) = boots.get(number) else {
+                        return;
+                    };
+                    let rows = boot.run();
+                    if let Ok(mut results) = results.lock() {
+                        results.push((number, rows));
+                    }
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_default();
+    results.sort_by_key(|(number, _)| *number);
+    let mut all = Vec::new();
+    for (_, rows) in results {
+        all.extend(rows?);
+    }
+    Ok(all)
 }

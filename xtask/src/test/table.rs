@@ -101,6 +101,7 @@ pub(crate) fn render(rows: &[Row]) -> String {
     if !guests.is_empty() {
         push(&mut text, "");
         push_grid(&mut text, &guests, width);
+        push_slowest(&mut text, &guests);
     }
     for row in rows.iter().filter(|row| row.verdict != Verdict::Pass) {
         let word = if row.failed() { "failed" } else { "skipped" };
@@ -122,6 +123,26 @@ pub(crate) fn render(rows: &[Row]) -> String {
     }
     text
 }
+
+/// The tests that took longest, because somebody waits for them at every change.
+fn push_slowest(text: &mut String, rows: &[&Row]) {
+    let mut slowest: Vec<&&Row> = rows.iter().filter(|row| row.seconds >= 10.0).collect();
+    slowest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let shown: Vec<String> = slowest
+        .iter()
+        .take(SLOWEST)
+        .map(|row| {
+            let place = row.place.as_deref().unwrap_or_default();
+            format!("{} ({place}, {:.0} s)", row.name, row.seconds)
+        })
+        .collect();
+    if !shown.is_empty() {
+        push(text, &format!("Slowest: {}", shown.join(", ")));
+    }
+}
+
+/// How many slow tests are named.
+const SLOWEST: usize = 5;
 
 fn push_grid(text: &mut String, rows: &[&Row], width: usize) {
     let distinct = |value: fn(&Row) -> Option<&str>| {

@@ -50,7 +50,7 @@ impl Filesystem {
             return Ok(path);
         }
         fs::create_dir_all(&directory).with_context(|| format!("mkdir {}", directory.display()))?;
-        let partial = directory.join(format!("{self}-{}.partial", std::process::id()));
+        let partial = directory.join(format!("{self}.partial"));
         File::create(&partial)
             .and_then(|file| file.set_len(SIZE))
             .with_context(|| format!("cannot create {}", partial.display()))?;

@@ -4,6 +4,7 @@ use std::{
     env, fs, io,
     io::Write as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use super::{
     session::{self, Outcome, Sink},
     terminal,
 };
-use crate::{paths, setup::kernels::Kernel};
+use crate::{paths, setup, setup::kernels::Kernel};
 
 /// One run of a machine, as the other tasks ask for it.
 pub(crate) struct Vm {
@@ -126,10 +127,18 @@ impl Vm {
         sink: &mut dyn Sink,
     ) -> Result<(Report, Console)> {
         let initramfs = directory.0.join("initramfs");
+        // Two runs may both find a cache empty.
+        let lock = setup::lock("caches")?;
         let modules = Modules::of(&self.kernel)?;
+        let disks = self
+            .distinct_filesystems()
+            .into_iter()
+            .map(|filesystem| Ok((filesystem.name(), filesystem.template()?)))
+            .collect::<Result<Vec<_>>>()?;
+        drop(lock);
         let mut roots = BOOT.to_vec();
-        let filesystems = self.distinct_filesystems();
-        roots.extend(filesystems.iter().map(|filesystem| filesystem.name()));
+        let filesystems: Vec<&'static str> = disks.iter().map(|(name, _)| *name).collect();
+        roots.extend(&filesystems);
         let mut copied: Vec<Copied> = self
             .programs
             .iter()
@@ -142,18 +151,11 @@ impl Vm {
         let instructions = Instructions {
             command: &self.command,
             environment: &self.environment(),
-            filesystems: filesystems
-                .iter()
-                .map(|filesystem| filesystem.name())
-                .collect(),
+            filesystems,
             modules: modules.to_load(&roots)?,
             terminal: self.terminal,
         };
         initramfs::write(&initramfs, &directory.0, &modules, &instructions, &copied)?;
-        let disks = filesystems
-            .iter()
-            .map(|filesystem| Ok((filesystem.name(), filesystem.template()?)))
-            .collect::<Result<Vec<_>>>()?;
         let mut console = Console::create(label)?;
         let mut qemu = qemu::Machine {
             accel,
@@ -256,7 +258,9 @@ impl RunDirectory {
         let runs = paths::vm().join("run");
         fs::create_dir_all(&runs).with_context(|| format!("mkdir {}", runs.display()))?;
         remove_leftovers(&runs);
-        let directory = runs.join(std::process::id().to_string());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = runs.join(format!("{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("mkdir {}", directory.display()))?;
         Ok(Self(directory))
     }
@@ -269,10 +273,13 @@ impl Drop for RunDirectory {
     }
 }
 
-/// Removes the directories of runs that were killed; each is named after its process.
+/// Removes the directories of runs that were killed; each is named after its
+/// process.
 fn remove_leftovers(runs: &Path) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
             drop(fs::remove_dir_all(entry.path()));
         }
     }

@@ -56,8 +56,8 @@ impl Machine<'_> {
             .stderr(messages);
         let inherited: [OwnedFd; 2] = [qemu_console.into(), qemu_port.into()];
         let prepare = move || {
-            // QEMU must not outlive us, however we end. The signal is sent when the thread that
-            // forks ends, which is our main one.
+            // QEMU must not outlive us, however we end. The signal is sent when the thread ends
+            // that forks, and that one waits for QEMU.
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
             for fd in &inherited {
                 rustix::io::fcntl_setfd(fd.as_fd(), rustix::io::FdFlags::empty())?;
@@ -91,6 +91,7 @@ impl Machine<'_> {
         };
         let smp = if self.icount { 1 } else { self.smp };
         command
+            .env("TMPDIR", self.directory)
             .args([
                 "-nodefaults",
                 "-no-user-config",
