@@ -115,7 +115,7 @@ pub(crate) fn render(rows: &[Row]) -> String {
             .as_deref()
             .map(|fs| format!(" {fs}"))
             .unwrap_or_default();
-        let reason = row.reason.as_deref().unwrap_or("no reason given");
+        let reason = shortened(row.reason.as_deref().unwrap_or("no reason given"));
         push(
             &mut text,
             &format!("\n{word}: {}{place}{fs}: {reason}", row.name),
@@ -123,6 +123,22 @@ pub(crate) fn render(rows: &[Row]) -> String {
     }
     text
 }
+
+/// A reason in one line of bearable length; the details have all of it.
+fn shortened(reason: &str) -> String {
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let length = line.chars().count();
+    if length <= LONGEST_REASON {
+        return line;
+    }
+    // The end names the file with the details.
+    let head: String = line.chars().take(LONGEST_REASON * 3 / 4).collect();
+    let tail: String = line.chars().skip(length - LONGEST_REASON / 4).collect();
+    format!("{head} … {tail}")
+}
+
+/// How long a reason may be in the table.
+const LONGEST_REASON: usize = 400;
 
 /// The tests that took longest, because somebody waits for them at every change.
 fn push_slowest(text: &mut String, rows: &[&Row]) {
@@ -242,6 +258,15 @@ mod tests {
             "{text}"
         );
         assert_eq!(summary(&rows), "4 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_long_reason_keeps_its_beginning_and_its_end() {
+        let reason = format!("left\n  right {} (details: log)", "x".repeat(1000));
+        let short = shortened(&reason);
+        assert!(short.starts_with("left right xxx"), "{short}");
+        assert!(short.ends_with("x (details: log)"), "{short}");
+        assert!(short.chars().count() < 410);
     }
 
     #[test]
