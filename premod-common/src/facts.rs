@@ -68,6 +68,8 @@ pub struct Settings {
     pub untracked_bdi: u64,
     /// `s_magic` of overlayfs: its inodes have no data of their own, the upper filesystem's have.
     pub overlay_magic: u64,
+    /// After how many nanoseconds a change that left no dirty page counts as written back.
+    pub period: u64,
     /// premod's own process id in the initial pid namespace.
     pub own_pid: u32,
     /// Non-zero: only inodes below the roots in the scope map are traced.
@@ -86,4 +88,4 @@ mod pod {
     unsafe impl aya::Pod for super::Settings {}
 }
 
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 48);

@@ -17,13 +17,17 @@
 //! There is no hook at the moment when an inode becomes clean, so nobody sets `Clean` from outside. The
 //! touch itself looks whether the generation has *settled* since it was announced ([`Word::settled`]).
 
-/// How the inode's mapping looked when a hook ran, reduced to what the protocol needs.
+/// How the inode looked when a hook ran, reduced to what the protocol needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// Some page of the mapping carries the dirty mark: `i_mapping->i_pages.xa_flags`, the bit of
     /// `PAGECACHE_TAG_DIRTY`. A page whose writeback has begun does not carry it any more, so a change
     /// that overtakes a running writeback is announced rather than swallowed.
     pub dirty: bool,
+    /// Whatever was announced before is on disk by now: the whole filesystem has been synced since, or so
+    /// much time has passed that the kernel has written it back by itself. Pages are not concerned; they
+    /// have their mark.
+    pub aged: bool,
 }
 
 /// Who touches, and how.
@@ -78,7 +82,7 @@ const LOST: u64 = 3;
 const PAGED: u64 = 1 << 2;
 /// A change was announced in this generation that may leave no dirty page.
 const UNPAGED: u64 = 1 << 3;
-/// The inode was written back or synced since the last unpaged change was announced.
+/// The inode was synced since the last unpaged change was announced.
 const SYNCED: u64 = 1 << 4;
 const GENERATION_SHIFT: u32 = 8;
 
@@ -100,13 +104,21 @@ impl Word {
     /// Whether an announced generation is over, so that the next change begins a new one.
     ///
     /// Dirty pages decide, if pages are all there was. A change without pages is over when the inode has
-    /// been synced or written back.
+    /// been synced, or when it has aged.
     #[inline(always)]
     #[must_use]
     pub const fn settled(self, mapping: Mapping) -> bool {
         self.phase() == ANNOUNCED
             && !mapping.dirty
-            && (self.has(SYNCED) || (self.has(PAGED) && !self.has(UNPAGED)))
+            && (self.has(SYNCED) || mapping.aged || !self.age_matters())
+    }
+
+    /// Whether [`Mapping::aged`] has a say in [`Word::settled`], if no page is dirty. It costs a look at the
+    /// clock, and the usual case, pages only, does without.
+    #[inline(always)]
+    #[must_use]
+    pub const fn age_matters(self) -> bool {
+        !self.has(PAGED) || self.has(UNPAGED)
     }
 
     const fn phase(self) -> u64 {
@@ -194,12 +206,11 @@ pub const fn announced(word: Word, generation: u64, delivered: bool) -> Step {
     Step::Store(word.in_phase(if delivered { ANNOUNCED } else { LOST }))
 }
 
-/// The inode is being synced or has been written back.
+/// The inode is being synced.
 #[inline(always)]
 #[must_use]
 pub const fn synced(word: Word) -> Step {
-    let marks_decide = word.has(PAGED) && !word.has(UNPAGED);
-    if word.phase() != ANNOUNCED || marks_decide || word.has(SYNCED) {
+    if word.phase() != ANNOUNCED || !word.age_matters() || word.has(SYNCED) {
         return Step::Nothing;
     }
     Step::Store(word.with(SYNCED))
@@ -209,8 +220,14 @@ pub const fn synced(word: Word) -> Step {
 mod tests {
     use super::*;
 
-    const CLEAN_MAPPING: Mapping = Mapping { dirty: false };
-    const DIRTY_MAPPING: Mapping = Mapping { dirty: true };
+    const CLEAN_MAPPING: Mapping = Mapping {
+        dirty: false,
+        aged: false,
+    };
+    const DIRTY_MAPPING: Mapping = Mapping {
+        dirty: true,
+        aged: false,
+    };
     const WRITE: Touch = Touch {
         unpaged: false,
         own: false,
@@ -305,6 +322,29 @@ mod tests {
         assert!(
             matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2)
         );
+    }
+
+    #[test]
+    fn a_change_without_pages_ages() {
+        const AGED: Mapping = Mapping {
+            dirty: false,
+            aged: true,
+        };
+        let word = stored(touch(Word::default(), CLEAN_MAPPING, TRUNCATE));
+        let word = stored(announced(word, 1, true));
+        assert!(
+            matches!(touch(word, AGED, TRUNCATE), Step::Announce(word, _) if word.generation() == 2)
+        );
+        let dirty = Mapping {
+            dirty: true,
+            aged: true,
+        };
+        assert_eq!(
+            touch(word, dirty, WRITE),
+            Step::Nothing,
+            "dirty pages do not age"
+        );
+        assert!(!written(Word::default()).age_matters());
     }
 
     #[test]

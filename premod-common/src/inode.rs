@@ -20,6 +20,8 @@ pub struct TrackedInode {
     pub mount: u64,
     /// When tracking began (`bpf_ktime_get_ns`). With the address it names this life of the inode.
     pub born: u64,
+    /// When the current generation was announced (`bpf_ktime_get_ns`).
+    pub announced: u64,
 }
 
 /// A number that differs between inodes that use the same memory one after the other.
@@ -100,7 +102,7 @@ mod pod {
     unsafe impl aya::Pod for super::Enrolled {}
 }
 
-const _: () = assert!(size_of::<TrackedInode>() == 40 && size_of::<Enrolled>() == 32);
+const _: () = assert!(size_of::<TrackedInode>() == 48 && size_of::<Enrolled>() == 32);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,6 @@
 //! `bpf_probe_read_kernel` in [`read`].
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use premod_common::generation::Mapping;
 
 use crate::maps::{fact, setting};
 
@@ -71,10 +70,8 @@ impl Inode {
     }
 
     #[inline(always)]
-    pub(crate) fn mapping(self) -> Mapping {
-        Mapping {
-            dirty: self.mapping_flags() & fact!(mapping_dirty_mark) != 0,
-        }
+    pub(crate) fn is_dirty(self) -> bool {
+        self.mapping_flags() & fact!(mapping_dirty_mark) != 0
     }
 
     /// A regular file on a filesystem that tracks dirty pages and holds the data itself.
@@ -104,9 +101,14 @@ impl Inode {
 
 /// `struct super_block`
 #[derive(Clone, Copy)]
-pub(crate) struct SuperBlock(*const u8);
+pub(crate) struct SuperBlock(pub(crate) *const u8);
 
 impl SuperBlock {
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
     #[inline(always)]
     pub(crate) fn device(self) -> u32 {
         // SAFETY: s_dev is a dev_t (u32).

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use premod_common::{
     counters::Counters,
@@ -64,6 +64,7 @@ pub(crate) static SETTINGS: Settings = Settings {
     nonce: 0,
     untracked_bdi: 0,
     overlay_magic: 0,
+    period: 0,
     own_pid: 0,
     scoped: 0,
     include_own: 0,
@@ -107,6 +108,11 @@ pub(crate) static INODES: HashMap<InodeAddress, TrackedInode> =
 #[map]
 pub(crate) static SCOPE: HashMap<InodeAddress, u32> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// When each filesystem was last synced as a whole, by the address of its superblock. If one falls out,
+/// changes on it that left no dirty page are announced again later than they could be.
+#[map]
+pub(crate) static SYNCED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// Changes whenever a directory is renamed or the mounts change: older scope verdicts are void.
 #[map]

@@ -29,29 +29,33 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
     if setting!(scoped) == 0 {
         return true;
     }
-    if entry.is_null() {
-        return find_out(inode, place);
-    }
     let epoch = SCOPE_EPOCH.get(0).copied().unwrap_or(0);
-    // SAFETY: the caller vouches for `entry`; the fields are aligned u64.
-    unsafe {
-        let place_of_verdict = &raw mut (*entry).verdict;
-        let kept = Verdict(read_volatile(place_of_verdict));
-        if kept.is_of(epoch) {
-            let mount = read_volatile(&raw const (*entry).mount);
-            // Without a mount, the verdict found through any mount is the best there is.
-            let same_mount = mount == place.mount || place.mount == 0;
-            if same_mount && read_volatile(place_of_verdict) == kept.0 {
-                return kept.inside();
+    let mut kept = Verdict::OPEN;
+    if !entry.is_null() {
+        // SAFETY: the caller vouches for `entry`; the fields are aligned u64.
+        unsafe {
+            kept = Verdict(read_volatile(&raw const (*entry).verdict));
+            if kept.is_of(epoch) {
+                let mount = read_volatile(&raw const (*entry).mount);
+                // Without a mount, the verdict found through any mount is the best there is.
+                let same_mount = mount == place.mount || place.mount == 0;
+                if same_mount && read_volatile(&raw const (*entry).verdict) == kept.0 {
+                    return kept.inside();
+                }
             }
         }
-        let inside = find_out(inode, place);
-        if compare_and_swap(place_of_verdict, kept.0, Verdict::BUSY.0) {
-            write_volatile(&raw mut (*entry).mount, place.mount);
-            write_volatile(place_of_verdict, Verdict::new(epoch, inside).0);
-        }
-        inside
     }
+    let inside = find_out(inode, place);
+    if !entry.is_null() {
+        // SAFETY: as above.
+        unsafe {
+            if compare_and_swap(&raw mut (*entry).verdict, kept.0, Verdict::BUSY.0) {
+                write_volatile(&raw mut (*entry).mount, place.mount);
+                write_volatile(&raw mut (*entry).verdict, Verdict::new(epoch, inside).0);
+            }
+        }
+    }
+    inside
 }
 
 /// Makes the kept verdict of one inode void.

@@ -1,13 +1,15 @@
 //! The kernel side of the generation protocol: finds the inode's word, asks premod-common what follows,
 //! swaps the word and announces.
 
+use core::ptr::{read_volatile, write_volatile};
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use premod_common::{
     event::{FLAG_ECHO, FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
-    generation::{self, Announcement, Step, Touch, Word},
+    generation::{self, Announcement, Mapping, Step, Touch, Word},
     inode::{TrackedInode, identity},
 };
 
@@ -15,37 +17,32 @@ use crate::{
     atomic::compare_and_swap,
     emit::{Announce, Change, emit},
     kernel::{Inode, Place},
-    maps::{Count, INODES, count, setting},
+    maps::{Count, INODES, SYNCED, count, setting},
     scope::is_inside,
 };
 
 /// Attempts at a compare-and-swap before a touch announces without it.
-const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 4;
 
 /// A hook says that the data of `inode` is about to be modified.
 #[inline(always)]
 pub(crate) fn touch(inode: Inode, place: Place, change: Change) {
-    advance(inode, place, change, |word, inode, own| {
-        generation::touch(
-            word,
-            inode.mapping(),
-            Touch {
-                unpaged: change.unpaged,
-                own,
-            },
-        )
+    advance(inode, place, change, |word, mapping, own| {
+        let touch = Touch {
+            unpaged: change.unpaged,
+            own,
+        };
+        generation::touch(word, mapping, touch)
     });
 }
 
 /// A page of `inode` is about to be marked dirty.
 #[inline(always)]
 pub(crate) fn dirtied(inode: Inode, place: Place, change: Change) {
-    advance(inode, place, change, |word, inode, own| {
-        generation::dirtied(word, inode.mapping(), own)
-    });
+    advance(inode, place, change, generation::dirtied);
 }
 
-/// The inode is being synced, or was written back.
+/// The inode is being synced.
 #[inline(always)]
 pub(crate) fn synced(inode: Inode) {
     let Some(entry) = INODES.get_ptr_mut(inode.address()) else {
@@ -53,7 +50,7 @@ pub(crate) fn synced(inode: Inode) {
     };
     for _ in 0..ATTEMPTS {
         // SAFETY: the pointer comes from the map.
-        let word = Word(unsafe { core::ptr::read_volatile(&raw const (*entry).word) });
+        let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
         let Step::Store(new) = generation::synced(word) else {
             return;
         };
@@ -65,7 +62,7 @@ pub(crate) fn synced(inode: Inode) {
 }
 
 #[inline(always)]
-fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Inode, bool) -> Step) {
+fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mapping, bool) -> Step) {
     if !inode.is_tracked_kind() {
         return;
     }
@@ -74,36 +71,161 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Inode
     if !unsafe { is_inside(entry, inode, place) } {
         return;
     }
+    // One place announces, whatever the reason: the verifier walks through all that follows for each.
+    let Some(decision) = decide(entry, inode, step) else {
+        return;
+    };
+    let Decision {
+        generation,
+        born,
+        flags,
+    } = decision;
+    let delivered = emit(&Announce {
+        inode,
+        place,
+        change,
+        generation,
+        born,
+        flags,
+    });
+    conclude(entry, decision, delivered);
+}
+
+/// An announcement that has to be made.
+#[derive(Clone, Copy)]
+struct Decision {
+    generation: u64,
+    born: u64,
+    /// The `FLAG_…` bits that say how it came about.
+    flags: u8,
+}
+
+/// Swaps the inode's word, and says what has to be announced.
+#[inline(always)]
+fn decide(
+    entry: *mut TrackedInode,
+    inode: Inode,
+    step: impl Fn(Word, Mapping, bool) -> Step,
+) -> Option<Decision> {
     if entry.is_null() {
-        return untracked(inode, place, change);
+        return untracked();
     }
     let mut own = false;
     for _ in 0..ATTEMPTS {
         // SAFETY: the pointer comes from the map.
-        let word = Word(unsafe { core::ptr::read_volatile(&raw const (*entry).word) });
-        let mut next = step(word, inode, own);
+        let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
+        let mapping = mapping(entry, word, inode);
+        let mut next = step(word, mapping, own);
         if let Step::Announce(..) = next
             && is_own()
         {
             own = true;
-            next = step(word, inode, own);
+            next = step(word, mapping, own);
         }
-        let (new, announcement) = match next {
-            Step::Nothing => return,
+        let (new, flags) = match next {
+            Step::Nothing => return None,
             Step::Store(new) => (new, None),
-            Step::Announce(new, announcement) => (new, Some(announcement)),
+            Step::Announce(new, announcement) => (new, Some(flags_of(announcement))),
         };
         // SAFETY: the pointer comes from the map; `word` is an aligned u64.
-        if !unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
-            continue;
+        if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
+            let flags = flags?;
+            // Before the event goes out, so that a sync that the event's reader asks for counts.
+            // SAFETY: the pointer comes from the map; the helper has no preconditions.
+            unsafe { write_volatile(&raw mut (*entry).announced, bpf_ktime_get_ns()) };
+            return Some(Decision {
+                generation: new.generation(),
+                // SAFETY: the pointer comes from the map.
+                born: unsafe { (*entry).born },
+                flags,
+            });
         }
-        if let Some(announcement) = announcement {
-            announce(entry, inode, place, change, new, announcement);
+    }
+    count(Count::Contended);
+    untracked()
+}
+
+/// Announces without keeping track: too often rather than too rarely.
+#[inline(always)]
+fn untracked() -> Option<Decision> {
+    if is_own() {
+        return None;
+    }
+    count(Count::Untracked);
+    Some(Decision {
+        generation: 0,
+        born: 0,
+        flags: FLAG_PRE | FLAG_UNTRACKED,
+    })
+}
+
+#[inline(always)]
+const fn flags_of(announcement: Announcement) -> u8 {
+    match announcement {
+        Announcement::First => FLAG_PRE,
+        Announcement::Echo => FLAG_PRE | FLAG_ECHO,
+        Announcement::Retry => FLAG_RETRY,
+        Announcement::Late => 0,
+    }
+}
+
+/// Counts the announcement, and tells the inode's word what became of it.
+#[inline(always)]
+fn conclude(entry: *mut TrackedInode, decision: Decision, delivered: bool) {
+    let Decision {
+        generation, flags, ..
+    } = decision;
+    let retry = flags & FLAG_RETRY != 0;
+    if flags == 0 {
+        count(Count::Late);
+    }
+    if delivered {
+        count(Count::Delivered);
+        if retry {
+            count(Count::Retried);
+        }
+    }
+    if flags & FLAG_UNTRACKED != 0 {
+        if !delivered {
+            count(Count::Lost);
         }
         return;
     }
+    for _ in 0..ATTEMPTS {
+        // SAFETY: the pointer comes from the map.
+        let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
+        let Step::Store(new) = generation::announced(word, generation, delivered) else {
+            return;
+        };
+        // SAFETY: the pointer comes from the map; `word` is an aligned u64.
+        if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
+            // A generation is counted as lost once, however often its announcement fails.
+            if !delivered && !retry {
+                count(Count::Lost);
+            }
+            return;
+        }
+    }
     count(Count::Contended);
-    untracked(inode, place, change);
+}
+
+/// How the inode looks now. Its age is looked at only where it matters.
+#[inline(always)]
+fn mapping(entry: *mut TrackedInode, word: Word, inode: Inode) -> Mapping {
+    let dirty = inode.is_dirty();
+    if dirty || !word.age_matters() {
+        return Mapping { dirty, aged: false };
+    }
+    // SAFETY: the pointer comes from the map.
+    let announced = unsafe { read_volatile(&raw const (*entry).announced) };
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
+    let synced = unsafe { SYNCED.get(inode.superblock().address()) }
+        .copied()
+        .unwrap_or(0);
+    let aged = now.wrapping_sub(announced) > setting!(period) || synced > announced;
+    Mapping { dirty, aged }
 }
 
 /// The inode's entry, made if there is none; null if there is no room.
@@ -130,82 +252,6 @@ fn find(inode: Inode) -> *mut TrackedInode {
     INODES
         .get_ptr_mut(inode.address())
         .unwrap_or(core::ptr::null_mut())
-}
-
-#[inline(always)]
-fn announce(
-    entry: *mut TrackedInode,
-    inode: Inode,
-    place: Place,
-    change: Change,
-    word: Word,
-    announcement: Announcement,
-) {
-    let flags = match announcement {
-        Announcement::First => FLAG_PRE,
-        Announcement::Echo => FLAG_PRE | FLAG_ECHO,
-        Announcement::Retry => FLAG_RETRY,
-        Announcement::Late => {
-            count(Count::Late);
-            0
-        }
-    };
-    let generation = word.generation();
-    // SAFETY: the pointer comes from the map.
-    let born = unsafe { (*entry).born };
-    let delivered = emit(&Announce {
-        inode,
-        place,
-        change,
-        generation,
-        born,
-        flags,
-    });
-    if delivered {
-        count(Count::Delivered);
-        if let Announcement::Retry = announcement {
-            count(Count::Retried);
-        }
-    }
-    for _ in 0..ATTEMPTS {
-        // SAFETY: the pointer comes from the map.
-        let word = Word(unsafe { core::ptr::read_volatile(&raw const (*entry).word) });
-        let Step::Store(new) = generation::announced(word, generation, delivered) else {
-            return;
-        };
-        // SAFETY: the pointer comes from the map; `word` is an aligned u64.
-        if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
-            // A generation is counted as lost once, however often its announcement fails.
-            if !delivered && !matches!(announcement, Announcement::Retry) {
-                count(Count::Lost);
-            }
-            return;
-        }
-    }
-    count(Count::Contended);
-}
-
-/// Announces without keeping track: too often rather than too rarely.
-#[inline(always)]
-fn untracked(inode: Inode, place: Place, change: Change) {
-    if is_own() {
-        return;
-    }
-    count(Count::Untracked);
-    let flags = FLAG_PRE | FLAG_UNTRACKED;
-    let announce = Announce {
-        inode,
-        place,
-        change,
-        generation: 0,
-        born: 0,
-        flags,
-    };
-    count(if emit(&announce) {
-        Count::Delivered
-    } else {
-        Count::Lost
-    });
 }
 
 /// The running task is premod itself, and its changes are not asked for.

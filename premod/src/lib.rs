@@ -25,6 +25,15 @@
 //!
 //! It needs Linux 6.1 or later with BTF, and `CAP_BPF` and `CAP_PERFMON` (root has them).
 
+/// Says something on stderr. Unlike `eprintln!`, it does not mind if nobody listens any more.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 pub mod cli;
 pub mod commands;
 pub mod doctor;
@@ -38,4 +47,4 @@ mod scope;
 mod tracer;
 
 pub use error::Error;
-pub use tracer::{DEFAULT_BUFFER_SIZE, Summary, Tracer, TracerBuilder};
+pub use tracer::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, Summary, Tracer, TracerBuilder};

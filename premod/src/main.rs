@@ -22,7 +22,9 @@ fn main() -> ExitCode {
         _ => LevelFilter::DEBUG,
     };
     // Ours, the kernel side's included; of the loader's only what is alarming.
-    let ours = Targets::new().with_target("premod", level).with_default(LevelFilter::WARN);
+    let ours = Targets::new()
+        .with_target("premod", level)
+        .with_default(LevelFilter::WARN);
     tracing_subscriber::registry()
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
         .with(ours)
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("premod: {error:#}");
+            premod::say!("premod: {error:#}");
             ExitCode::from(exit_code::of(&error) as u8)
         }
     }

@@ -38,6 +38,10 @@ use crate::{
 /// Size of the event ring buffer unless asked otherwise, in bytes: room for about 100,000 events.
 pub const DEFAULT_BUFFER_SIZE: u32 = 16 << 20;
 
+/// After how long a change that leaves no dirty page counts as written back unless asked otherwise: what
+/// the kernel takes for pages (`vm.dirty_expire_centisecs`).
+pub const DEFAULT_PERIOD: Duration = Duration::from_secs(30);
+
 /// How often the loss counters are looked at while nothing else happens.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -52,6 +56,7 @@ const BATCH: usize = 1024;
 pub struct TracerBuilder {
     paths: Vec<PathBuf>,
     buffer_size: u32,
+    period: Duration,
     include_own: bool,
     log_level: load::LogLevel,
 }
@@ -76,6 +81,14 @@ impl TracerBuilder {
     #[must_use]
     pub fn buffer_size(mut self, bytes: u32) -> Self {
         self.buffer_size = bytes;
+        self
+    }
+
+    /// After how long a change that leaves no dirty page (direct I/O, truncate, punching a hole) counts as
+    /// written back, if nobody syncs the file: the next such change is a new period then.
+    #[must_use]
+    pub fn period(mut self, period: Duration) -> Self {
+        self.period = period;
         self
     }
 
@@ -126,8 +139,10 @@ impl TracerBuilder {
             });
         }
         let mut table = facts::gather(&btf);
+        tracing::debug!("gathered {} facts from BTF", table.list.len());
         let kernel_btf = aya::Btf::from_sys_fs()
             .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
+        tracing::debug!("read the kernel's types for the loader");
         let mut enroller = Enroller::load(table.facts, &kernel_btf, &environment)?;
         let learnt = enrol::learn(&mut enroller, &mut table, &self.paths)?;
         if let Some(fact) = table.missing() {
@@ -138,6 +153,8 @@ impl TracerBuilder {
             });
         }
 
+        tracing::debug!("learnt what BTF does not tell");
+
         let scoped = !roots.is_empty();
         let setup = load::Setup {
             facts: table.facts,
@@ -145,6 +162,7 @@ impl TracerBuilder {
                 nonce: 0,
                 untracked_bdi: learnt.untracked_bdi,
                 overlay_magic: OVERLAY_MAGIC,
+                period: u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX),
                 own_pid: learnt.own_pid,
                 scoped: scoped.into(),
                 include_own: self.include_own.into(),
@@ -154,6 +172,7 @@ impl TracerBuilder {
             log_level: self.log_level,
         };
         let mut ebpf = load::object(&setup, &environment)?;
+        tracing::debug!("created the maps");
         let scope = if scoped {
             let map = typed(take(&mut ebpf, "SCOPE")?)?;
             let epoch = typed(take(&mut ebpf, "SCOPE_EPOCH")?)?;
@@ -252,6 +271,7 @@ impl Tracer {
         TracerBuilder {
             paths: Vec::new(),
             buffer_size: DEFAULT_BUFFER_SIZE,
+            period: DEFAULT_PERIOD,
             include_own: false,
             log_level: 0,
         }

@@ -43,11 +43,12 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
 
 /// `__mark_inode_dirty(struct inode *inode, int flags)`, 6.1 to 7.x.
 ///
-/// Filesystems that do their own page accounting (DAX) come by here only.
+/// Filesystems that do their own page accounting (DAX) come by here only. `I_DIRTY_PAGES` has to be the
+/// only flag: `mark_inode_dirty`, which every chmod on ext4 calls, passes all flags at once.
 #[fentry(function = "__mark_inode_dirty")]
 fn mark_inode_dirty(ctx: FEntryContext) -> i32 {
     let flags: u32 = ctx.arg(1);
-    if flags & fact!(i_dirty_pages) != 0 {
+    if flags == fact!(i_dirty_pages) {
         dirtied(Inode(ctx.arg(0)), Place::UNKNOWN, UNKNOWN);
     }
     0

@@ -1,12 +1,10 @@
-//! Moments at which a change that left no dirty page may have reached the disk.
+//! Moments at which a change that left no dirty page reaches the disk.
 
-use aya_ebpf::{
-    macros::{btf_tracepoint, fentry},
-    programs::{BtfTracePointContext, FEntryContext},
-};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::fentry, programs::FEntryContext};
 
 use crate::{
-    kernel::{File, Inode},
+    kernel::{File, SuperBlock},
+    maps::SYNCED,
     touch::synced,
 };
 
@@ -18,9 +16,14 @@ fn vfs_fsync_range(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Tracepoint `writeback_single_inode(struct inode *inode, ...)`, 6.1 to 7.x: the flusher, sync, syncfs.
-#[btf_tracepoint(function = "writeback_single_inode")]
-fn writeback_single_inode(ctx: BtfTracePointContext) -> i32 {
-    synced(Inode(ctx.arg(0)));
+/// `sync_inodes_sb(struct super_block *sb)`, 6.1 to 7.x: sync, syncfs, freezing, remounting read-only.
+///
+/// The tracepoint `writeback_single_inode` would not do: on xfs and btrfs a truncate does not make the
+/// VFS's inode dirty, so that it never fires for it.
+#[fentry(function = "sync_inodes_sb")]
+fn sync_inodes_sb(ctx: FEntryContext) -> i32 {
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let _ = SYNCED.insert(SuperBlock(ctx.arg(0)).address(), now, 0);
     0
 }

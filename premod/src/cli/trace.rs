@@ -79,6 +79,10 @@ pub struct TraceArgs {
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_BUFFER_SIZE, value_parser = size)]
     pub buffer_size: u32,
 
+    /// How long direct writes and truncates without a sync count as one period
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub period: Duration,
+
     /// Also report what premod itself modifies
     #[arg(long)]
     pub own: bool,
@@ -105,6 +109,7 @@ impl TraceArgs {
             events: self.events,
             duration: self.duration,
             buffer_size: self.buffer_size,
+            period: self.period,
             own: self.own,
             kernel_log_level: if verbose >= 2 { 4 } else { 0 },
             filter: Filter {

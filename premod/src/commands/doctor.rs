@@ -25,7 +25,11 @@ pub async fn run(arguments: DoctorArgs) -> Result<u8> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             let sentence = format!("cannot write stdout: {error}");
-            Err(Failed { code: ExitCode::Output, sentence }.into())
+            Err(Failed {
+                code: ExitCode::Output,
+                sentence,
+            }
+            .into())
         }
         _ => Ok(checks::exit_code(&problems) as u8),
     }

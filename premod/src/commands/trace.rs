@@ -37,6 +37,8 @@ pub struct Settings {
     pub duration: Option<Duration>,
     /// Bytes of the ring buffer.
     pub buffer_size: u32,
+    /// How long changes without dirty pages and without a sync count as one period.
+    pub period: Duration,
     /// Report premod's own modifications too.
     pub own: bool,
     /// What the kernel side may say.
@@ -60,16 +62,16 @@ enum End {
 /// # Errors
 /// If tracing cannot begin, CMD cannot be run, or the output cannot be written.
 pub async fn run(settings: Settings) -> Result<u8> {
-    let output =
-        Output::open(settings.output.as_deref(), settings.form).map_err(Failed::from)?;
+    let output = Output::open(settings.output.as_deref(), settings.form).map_err(Failed::from)?;
     let mut tracer = Tracer::builder()
         .paths(settings.paths.iter().cloned())
         .buffer_size(settings.buffer_size)
+        .period(settings.period)
         .include_own(settings.own)
         .log_level(settings.kernel_log_level)
         .start()?;
     if !tracer.uses_lsm() {
-        eprintln!(
+        say!(
             "premod: bpf is not among the active LSMs (/sys/kernel/security/lsm): tracing by fentry on the security_ functions instead"
         );
     }
@@ -84,11 +86,9 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let own_stdout_is_data = settings.output.is_none();
     let mut command = child::start(&settings.command, own_stdout_is_data)?;
     caps::drop_all_but_needed()?;
-    for way in tracer.attachments() {
-        tracing::info!("attached {:?} {}", way.kind, way.target);
-    }
+    tracing::info!("{} hooks are attached", tracer.attachments().len());
 
-    eprintln!("premod: tracing {}", described(&settings.paths));
+    say!("premod: tracing {}", described(&settings.paths));
 
     let began = Instant::now();
     let mut session = Session {
@@ -104,7 +104,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
         Err(error) => End::Output(error),
     };
     let written = session.finish(&end).await;
-    say(&session.tracer.summary(), began.elapsed());
+    conclude(&session.tracer.summary(), began.elapsed());
 
     let status = match (end, command) {
         (End::Command(status), _) => status,
@@ -267,7 +267,7 @@ fn described(paths: &[PathBuf]) -> String {
     }
 }
 
-fn say(summary: &Summary, took: Duration) {
+fn conclude(summary: &Summary, took: Duration) {
     let Summary {
         events,
         lost,
@@ -288,5 +288,5 @@ fn say(summary: &Summary, took: Duration) {
             text.push_str(&format!("; {count} {what}"));
         }
     }
-    eprintln!("{text}");
+    say!("{text}");
 }

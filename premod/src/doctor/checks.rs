@@ -40,11 +40,20 @@ pub fn problems(gathered: &Gathered) -> Vec<Problem> {
 /// What `premod doctor` exits with.
 #[must_use]
 pub fn exit_code(problems: &[Problem]) -> ExitCode {
-    problems.iter().find(|problem| problem.fatal).map_or(ExitCode::Ok, |problem| problem.code)
+    problems
+        .iter()
+        .find(|problem| problem.fatal)
+        .map_or(ExitCode::Ok, |problem| problem.code)
 }
 
 fn fatal(code: ExitCode, what: String, cost: &str, remedy: &str) -> Problem {
-    Problem { what, cost: cost.to_owned(), remedy: remedy.to_owned(), fatal: true, code }
+    Problem {
+        what,
+        cost: cost.to_owned(),
+        remedy: remedy.to_owned(),
+        fatal: true,
+        code,
+    }
 }
 
 const NO_TRACE: &str = "premod cannot trace";
@@ -54,7 +63,12 @@ fn capabilities(gathered: &Gathered) -> Option<Problem> {
         return None;
     }
     let what = format!("missing {}", gathered.missing_capabilities.join(" and "));
-    Some(fatal(ExitCode::NotPermitted, what, NO_TRACE, "run premod as root: sudo premod doctor"))
+    Some(fatal(
+        ExitCode::NotPermitted,
+        what,
+        NO_TRACE,
+        "run premod as root: sudo premod doctor",
+    ))
 }
 
 fn type_information(gathered: &Gathered) -> Option<Problem> {
@@ -171,7 +185,10 @@ fn probe(gathered: &Gathered) -> Vec<Problem> {
             .map(|one| {
                 fatal(
                     ExitCode::Failure,
-                    format!("the live test's {} was not reported before it happened", one.op.name()),
+                    format!(
+                        "the live test's {} was not reported before it happened",
+                        one.op.name()
+                    ),
                     "premod would miss modifications on this filesystem",
                     "please report this with the output of premod doctor --json",
                 )
@@ -229,7 +246,10 @@ mod tests {
             with(|g| g.bpf = Err(Refusal::Forbidden("no".to_owned()))),
             ExitCode::KernelRefuses
         );
-        assert_eq!(with(|g| g.probe = Some(Err("no".to_owned()))), ExitCode::Failure);
+        assert_eq!(
+            with(|g| g.probe = Some(Err("no".to_owned()))),
+            ExitCode::Failure
+        );
     }
 
     #[test]

@@ -74,11 +74,15 @@ pub fn mounted() -> Vec<Filesystem> {
 fn from_table(table: &str) -> Vec<Filesystem> {
     let mut kinds: BTreeMap<&str, Filesystem> = BTreeMap::new();
     for line in table.lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let Some((before, after)) = line.split_once(" - ") else {
+            continue;
+        };
         let (Some(point), Some(kind)) = (before.split(' ').nth(4), after.split(' ').next()) else {
             continue;
         };
-        let Some(promise) = promise(kind) else { continue };
+        let Some(promise) = promise(kind) else {
+            continue;
+        };
         let filesystem = kinds.entry(kind).or_insert_with(|| Filesystem {
             r#type: kind.to_owned(),
             mounted_at: point.to_owned(),
@@ -104,7 +108,10 @@ mod tests {
 ";
         let found = from_table(table);
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].r#type.as_str(), found[0].promise), ("ext4", Promise::Tested));
+        assert_eq!(
+            (found[0].r#type.as_str(), found[0].promise),
+            ("ext4", Promise::Tested)
+        );
         assert_eq!((found[1].mounts, found[1].promise), (2, Promise::Refused));
         assert_eq!(found[1].mounted_at, "/tmp");
     }

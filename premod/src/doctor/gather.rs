@@ -155,7 +155,8 @@ impl HookState {
         let Ok(way) = self.state else { return false };
         way.kind != Kind::Lsm
             && HOOKS.iter().any(|hook| {
-                hook.sees == self.sees && hook.ways.first().is_some_and(|best| best.kind == Kind::Lsm)
+                hook.sees == self.sees
+                    && hook.ways.first().is_some_and(|best| best.kind == Kind::Lsm)
             })
     }
 }

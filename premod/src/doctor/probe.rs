@@ -46,10 +46,19 @@ pub async fn run(directory: &Path) -> Result<Vec<Probed>, Error> {
 }
 
 async fn probe(path: &Path) -> Result<Vec<Probed>, Error> {
-    let failed = |source: std::io::Error| Error::Path { path: path.to_owned(), source };
-    let mut file =
-        File::options().read(true).write(true).create_new(true).open(path).map_err(failed)?;
-    file.write_all(&[0; LENGTH]).and_then(|()| file.sync_all()).map_err(failed)?;
+    let failed = |source: std::io::Error| Error::Path {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(&[0; LENGTH])
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     let mapping = Mapping::new(&file).map_err(failed)?;
     let mut tracer = Tracer::builder().path(path).include_own(true).start()?;
 
@@ -62,7 +71,10 @@ async fn probe(path: &Path) -> Result<Vec<Probed>, Error> {
         }
         let after = crate::events::now();
         let event = next(&mut tracer).await;
-        probed.push(Probed { op, seen: event.is_some_and(|event| is_as_promised(&event, op, after)) });
+        probed.push(Probed {
+            op,
+            seen: event.is_some_and(|event| is_as_promised(&event, op, after)),
+        });
         file.sync_all().map_err(failed)?;
     }
     Ok(probed)

@@ -4,9 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{
-    checks::Problem, filesystems::Filesystem, gather::Gathered, probe::Probed,
-};
+use super::{checks::Problem, filesystems::Filesystem, gather::Gathered, probe::Probed};
 use crate::kernel::{attach::Attachment, environment::Environment, facts::Fact};
 
 #[derive(Serialize)]
@@ -60,7 +58,10 @@ pub fn json(gathered: &Gathered, problems: &[Problem]) -> String {
             })
             .collect(),
         filesystems: &gathered.filesystems,
-        probe: gathered.probe.as_ref().and_then(|probe| probe.as_deref().ok()),
+        probe: gathered
+            .probe
+            .as_ref()
+            .and_then(|probe| probe.as_deref().ok()),
         problems,
     };
     // Strings, numbers and lists only: this does not fail.
@@ -82,19 +83,40 @@ pub fn text(gathered: &Gathered, problems: &[Problem]) -> String {
 
 fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> std::fmt::Result {
     let environment = &gathered.environment;
-    let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join(",") };
+    let list = |items: &[String]| {
+        if items.is_empty() {
+            "none".to_owned()
+        } else {
+            items.join(",")
+        }
+    };
     writeln!(text, "kernel        {}", environment.release)?;
-    writeln!(text, "BTF           {}", if gathered.btf.is_ok() { "yes" } else { "no" })?;
-    let lsms = environment.lsms.as_deref().map_or("not known".to_owned(), list);
+    writeln!(
+        text,
+        "BTF           {}",
+        if gathered.btf.is_ok() { "yes" } else { "no" }
+    )?;
+    let lsms = environment
+        .lsms
+        .as_deref()
+        .map_or("not known".to_owned(), list);
     writeln!(text, "LSMs          {lsms}")?;
-    writeln!(text, "lockdown      {}", environment.lockdown.as_deref().unwrap_or("not there"))?;
+    writeln!(
+        text,
+        "lockdown      {}",
+        environment.lockdown.as_deref().unwrap_or("not there")
+    )?;
     writeln!(text, "capabilities  {}", list(&gathered.capabilities))?;
 
     if !gathered.facts.is_empty() {
         writeln!(text, "\nFACT                            VALUE       SOURCE")?;
         for fact in &gathered.facts {
             let value = fact.value.map_or("missing".to_owned(), |value| {
-                if value > 0xffff { format!("{value:#x}") } else { value.to_string() }
+                if value > 0xffff {
+                    format!("{value:#x}")
+                } else {
+                    value.to_string()
+                }
             });
             writeln!(text, "{:<31} {value:<11} {}", fact.name, fact.source)?;
         }
@@ -103,7 +125,11 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
         writeln!(text, "\nHOOK                                       SEES")?;
         for hook in &gathered.hooks {
             let way = match &hook.state {
-                Ok(way) => format!("{} {}", format!("{:?}", way.kind).to_lowercase(), way.target),
+                Ok(way) => format!(
+                    "{} {}",
+                    format!("{:?}", way.kind).to_lowercase(),
+                    way.target
+                ),
                 Err(_) => "not attached".to_owned(),
             };
             writeln!(text, "{way:<42} {}", hook.sees)?;
@@ -113,13 +139,21 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
         writeln!(text, "\nFILESYSTEM  MOUNTS  PROMISE")?;
         for filesystem in &gathered.filesystems {
             let promise = filesystem.promise.describe();
-            writeln!(text, "{:<11} {:>6}  {promise}", filesystem.r#type, filesystem.mounts)?;
+            writeln!(
+                text,
+                "{:<11} {:>6}  {promise}",
+                filesystem.r#type, filesystem.mounts
+            )?;
         }
     }
     if let Some(Ok(probed)) = &gathered.probe {
         writeln!(text, "\nPROBE       RESULT")?;
         for one in probed {
-            let result = if one.seen { "reported before it happened" } else { "NOT REPORTED" };
+            let result = if one.seen {
+                "reported before it happened"
+            } else {
+                "NOT REPORTED"
+            };
             writeln!(text, "{:<11} {result}", one.op.name())?;
         }
     }
@@ -129,6 +163,10 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
         writeln!(text, "  cost:   {}", problem.cost)?;
         writeln!(text, "  remedy: {}", problem.remedy)?;
     }
-    let verdict = if works(problems) { "premod trace works here" } else { "premod trace does not work here" };
+    let verdict = if works(problems) {
+        "premod trace works here"
+    } else {
+        "premod trace does not work here"
+    };
     writeln!(text, "\n{verdict}")
 }

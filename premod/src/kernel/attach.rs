@@ -105,8 +105,8 @@ pub const HOOKS: &[Hook] = &[
         scoped_only: false,
     },
     Hook {
-        sees: "writeback by the flusher, sync",
-        ways: &[tracepoint("writeback_single_inode")],
+        sees: "sync, syncfs",
+        ways: &[fentry("sync_inodes_sb", "sync_inodes_sb")],
         cost: "changes that leave no dirty page would not be announced again before an fsync",
         essential: true,
         scoped_only: false,
@@ -234,7 +234,9 @@ pub fn attach(
             what: format!("the program {}", way.program),
             cost: "the object is incomplete".to_owned(),
         })?;
-    load_and_attach(program, kernel_btf, way.target).map_err(|error| explain(&error))
+    load_and_attach(program, kernel_btf, way.target).map_err(|error| explain(&error))?;
+    tracing::debug!("attached {:?} {}", way.kind, way.target);
+    Ok(())
 }
 
 fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {

@@ -315,7 +315,9 @@ pub fn gather(btf: &Btf) -> FactTable {
     let mut facts = Facts::default();
     let mut list = Vec::with_capacity(OFFSETS.len() + 4);
     for &(name, structure, member, field, cost) in OFFSETS {
-        let value = member.split('|').find_map(|spelling| btf.offset(structure, spelling));
+        let value = member
+            .split('|')
+            .find_map(|spelling| btf.offset(structure, spelling));
         *field(&mut facts) = value.unwrap_or(0);
         list.push(Fact {
             name,

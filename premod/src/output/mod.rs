@@ -83,7 +83,12 @@ impl Output {
                 (Box::new(file), name)
             }
         };
-        Ok(Self { to, name, form, buffer: Vec::with_capacity(BATCH + 4096) })
+        Ok(Self {
+            to,
+            name,
+            form,
+            buffer: Vec::with_capacity(BATCH + 4096),
+        })
     }
 
     /// Writes what comes before the first record.
@@ -109,7 +114,7 @@ impl Output {
             }
             (Form::Table(_), Record::Lost(lost)) => {
                 self.flush()?;
-                eprintln!(
+                crate::say!(
                     "premod: {} events lost: {}",
                     lost.count,
                     lost.reason.describe()

@@ -7,14 +7,18 @@ use serde_json::Value;
 use crate::{harness::Place, tests};
 
 tests! {
-    Boot doctor_finds_every_fact_and_every_essential_hook,
-    Boot doctor_names_the_fallback_where_bpf_is_no_active_lsm,
-    Filesystem doctors_live_test_sees_write_store_and_truncate,
-    Boot doctor_refuses_a_live_test_where_nothing_can_be_seen,
+    Alone doctor_finds_every_fact_and_every_essential_hook,
+    Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm,
+    Alone doctors_live_test_sees_write_store_and_truncate,
+    Alone doctor_refuses_a_live_test_where_nothing_can_be_seen,
 }
 
 fn doctor(arguments: &[&str]) -> Output {
-    Command::new("premod").arg("doctor").args(arguments).output().expect("premod can be run")
+    Command::new("premod")
+        .arg("doctor")
+        .args(arguments)
+        .output()
+        .expect("premod can be run")
 }
 
 fn document(output: &Output) -> Value {
@@ -30,7 +34,10 @@ fn doctor_finds_every_fact_and_every_essential_hook(_place: &Place) {
         assert!(fact["value"].is_u64(), "{fact}");
     }
     for hook in report["hooks"].as_array().expect("hooks") {
-        assert!(hook["attached"].is_object() || hook["essential"] == false, "{hook}");
+        assert!(
+            hook["attached"].is_object() || hook["essential"] == false,
+            "{hook}"
+        );
     }
     let kinds: Vec<&str> = report["filesystems"]
         .as_array()
@@ -49,7 +56,10 @@ fn doctor_names_the_fallback_where_bpf_is_no_active_lsm(place: &Place) {
     let kind = |target: &str| {
         let hooks = report["hooks"].as_array().expect("hooks");
         let attached = hooks.iter().map(|hook| &hook["attached"]);
-        attached.clone().find(|way| way["target"] == target).map(|way| way["kind"].clone())
+        attached
+            .clone()
+            .find(|way| way["target"] == target)
+            .map(|way| way["kind"].clone())
     };
     let problems = report["problems"].as_array().expect("problems");
     let told = problems.iter().any(|problem| {
@@ -60,12 +70,20 @@ fn doctor_names_the_fallback_where_bpf_is_no_active_lsm(place: &Place) {
         assert_eq!(kind("file_permission").expect("attached"), "lsm");
         assert!(!told, "{problems:?}");
     } else {
-        assert_eq!(kind("security_file_permission").expect("attached"), "fentry");
+        assert_eq!(
+            kind("security_file_permission").expect("attached"),
+            "fentry"
+        );
         assert!(told, "{problems:?}");
         let here = place.directory.to_str().expect("a plain path");
-        let traced = Command::new("premod").args(["trace", here, "--", "true"]).output();
+        let traced = Command::new("premod")
+            .args(["trace", here, "--", "true"])
+            .output();
         let stderr = String::from_utf8(traced.expect("premod can be run").stderr).expect("UTF-8");
-        assert!(stderr.contains("bpf is not among the active LSMs"), "{stderr}");
+        assert!(
+            stderr.contains("bpf is not among the active LSMs"),
+            "{stderr}"
+        );
     }
 }
 
@@ -75,10 +93,15 @@ fn doctors_live_test_sees_write_store_and_truncate(place: &Place) {
     let report = document(&output);
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     let probe = report["probe"].as_array().expect("a probe");
-    let ops: Vec<_> = probe.iter().map(|one| one["op"].as_str().expect("an op")).collect();
+    let ops: Vec<_> = probe
+        .iter()
+        .map(|one| one["op"].as_str().expect("an op"))
+        .collect();
     assert_eq!(ops, ["write", "mmap", "truncate"]);
     assert!(probe.iter().all(|one| one["seen"] == true), "{probe:?}");
-    let left = std::fs::read_dir(&place.directory).expect("the directory").count();
+    let left = std::fs::read_dir(&place.directory)
+        .expect("the directory")
+        .count();
     assert_eq!(left, 0, "the scratch file is gone");
 }
 

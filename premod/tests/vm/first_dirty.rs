@@ -3,28 +3,29 @@
 use std::{
     fs::{File, OpenOptions},
     io::Write,
-    os::unix::fs::{FileExt, MetadataExt},
-    path::Path,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
 use crate::{
-    harness::Place,
+    harness::{Check, Place},
     tests,
     trace::{Trace, about},
     workload::{Mapping, now},
 };
 
 tests! {
-    Filesystem a_write_through_an_old_descriptor_makes_one_event_per_clean_period,
-    Filesystem a_store_through_an_old_mapping_makes_one_event_per_clean_period,
-    Filesystem a_truncate_makes_one_event_per_clean_period,
-    Filesystem an_open_with_o_trunc_makes_one_event_per_clean_period,
-    Filesystem a_fallocate_makes_one_event_per_clean_period,
-    Filesystem direct_writes_make_one_event_per_sync,
-    Filesystem writeback_by_sync_ends_the_period_too,
-    Filesystem a_write_into_a_reflink_copy_is_announced,
+    Shared a_write_through_an_old_descriptor_makes_one_event_per_clean_period,
+    Shared a_store_through_an_old_mapping_makes_one_event_per_clean_period,
+    Shared a_truncate_makes_one_event_per_clean_period,
+    Shared an_open_with_o_trunc_makes_one_event_per_clean_period,
+    Shared a_fallocate_makes_one_event_per_clean_period,
+    Shared direct_writes_make_one_event_per_sync,
+    Shared sync_of_the_filesystem_ends_the_period_too,
+    Shared a_write_into_a_reflink_copy_is_announced,
+    Alone changes_without_dirty_pages_are_announced_again_after_a_period,
 }
 
 /// A file that is open, written, and clean.
@@ -36,86 +37,93 @@ fn clean_file(path: &Path) -> File {
         .truncate(true)
         .open(path)
         .expect("a new file");
-    file.write_all(&[b'0'; 4 * 4096]).expect("room for four pages");
+    file.write_all(&[b'0'; 4 * 4096])
+        .expect("room for four pages");
     file.sync_all().expect("fsync");
     file
 }
 
 /// Modifies a file that is open since before premod started, and checks the promise: one event before
-/// the first modification, none for a thousand more, and after fsync one for the next.
-fn one_event_per_period(place: &Place, op: &str, mut change: impl FnMut(&File, u64)) {
-    let path = place.file("data");
-    let file = clean_file(&path);
-    check_periods(place, &path, &file, op, |round| change(&file, round));
-}
-
-fn check_periods(
-    place: &Place,
-    path: &Path,
-    file: &File,
-    op: &str,
-    mut change: impl FnMut(u64),
-) {
-    let mut trace = Trace::start(&place.directory);
-    let mut generations = Vec::new();
-    for period in 0..3 {
-        let before = now();
-        change(0);
-        let after = now();
-        for round in 1..=1000 {
-            change(round);
+/// the first modification, none for a thousand more, and after fsync one for the next. `change` is told
+/// the round.
+fn one_event_per_period(
+    path: PathBuf,
+    file: File,
+    op: &'static str,
+    mut change: impl FnMut(u64) + 'static,
+) -> Check {
+    Box::new(move |trace| {
+        let mut generations = Vec::new();
+        for period in 0..3 {
+            let before = now();
+            change(0);
+            let after = now();
+            for round in 1..=1000 {
+                change(round);
+            }
+            let events = trace.events();
+            let [event] = about(&events, &path)[..] else {
+                panic!("period {period}: not one event but {events:?}");
+            };
+            check_event(event, &file, op);
+            let announced = event["mono_ns"].as_u64().expect("a time");
+            assert!(
+                before < announced && announced < after,
+                "{before} < {announced} < {after}"
+            );
+            generations.push(event["generation"].as_u64().expect("a generation"));
+            file.sync_all().expect("fsync");
         }
-        let events = trace.events();
-        let [event] = about(&events, path)[..] else {
-            panic!("period {period}: not one event but {events:?}");
-        };
-        check_event(event, file, op);
-        let announced = event["mono_ns"].as_u64().expect("a time");
-        assert!(before < announced && announced < after, "{before} < {announced} < {after}");
-        generations.push(event["generation"].as_u64().expect("a generation"));
-        file.sync_all().expect("fsync");
-    }
-    assert_eq!(generations, [1, 2, 3]);
-    trace.end_cleanly();
+        assert_eq!(generations, [1, 2, 3]);
+    })
 }
 
 fn check_event(event: &Value, file: &File, op: &str) {
     assert_eq!(event["op"], op, "{event}");
     assert_eq!(event["pre"], true, "{event}");
-    assert_eq!(event["inode"], file.metadata().expect("fstat").ino(), "{event}");
+    assert_eq!(
+        event["inode"],
+        file.metadata().expect("fstat").ino(),
+        "{event}"
+    );
     assert_eq!(event["pid"], std::process::id(), "{event}");
     assert_eq!(event["schema"], 1, "{event}");
 }
 
-fn a_write_through_an_old_descriptor_makes_one_event_per_clean_period(place: &Place) {
-    one_event_per_period(place, "write", |file, round| {
-        file.write_all_at(b"x", round % 16384).expect("pwrite");
-    });
+fn a_write_through_an_old_descriptor_makes_one_event_per_clean_period(place: &Place) -> Check {
+    let path = place.file("data");
+    let file = clean_file(&path);
+    let same = file.try_clone().expect("dup");
+    one_event_per_period(path, file, "write", move |round| {
+        same.write_all_at(b"x", round % 16384).expect("pwrite");
+    })
 }
 
-fn a_store_through_an_old_mapping_makes_one_event_per_clean_period(place: &Place) {
+fn a_store_through_an_old_mapping_makes_one_event_per_clean_period(place: &Place) -> Check {
     let path = place.file("data");
     let file = clean_file(&path);
     let mut mapping = Mapping::shared(&file, 4 * 4096);
     mapping.store(0, b'1');
     file.sync_all().expect("fsync");
-    check_periods(place, &path, &file, "mmap", |round| {
+    one_event_per_period(path, file, "mmap", move |round| {
         // Another page each time: each faults, and none but the first is announced.
         mapping.store((round as usize * 4096 + 7) % (4 * 4096), round as u8);
-    });
+    })
 }
 
-fn a_truncate_makes_one_event_per_clean_period(place: &Place) {
+fn a_truncate_makes_one_event_per_clean_period(place: &Place) -> Check {
     let path = place.file("data");
-    one_event_per_period(place, "truncate", |file, round| {
+    let file = clean_file(&path);
+    let (name, same) = (path.clone(), file.try_clone().expect("dup"));
+    one_event_per_period(path, file, "truncate", move |round| {
         // By descriptor and by name in turns, to sizes with and without a partial page.
         let size = 4096 * 2 + (round % 3) * 100;
         if round % 2 == 0 {
-            file.set_len(size).expect("ftruncate");
+            same.set_len(size).expect("ftruncate");
         } else {
-            truncate(&path, size);
+            truncate(&name, size);
         }
-    });
+    })
 }
 
 fn truncate(path: &Path, size: u64) {
@@ -126,24 +134,27 @@ fn truncate(path: &Path, size: u64) {
     assert_eq!(result, 0, "truncate: {}", std::io::Error::last_os_error());
 }
 
-fn an_open_with_o_trunc_makes_one_event_per_clean_period(place: &Place) {
+fn an_open_with_o_trunc_makes_one_event_per_clean_period(place: &Place) -> Check {
     let path = place.file("data");
     let file = clean_file(&path);
-    check_periods(place, &path, &file, "truncate", |_| {
-        File::create(&path).expect("open with O_TRUNC");
-    });
+    let name = path.clone();
+    one_event_per_period(path, file, "truncate", move |_| {
+        File::create(&name).expect("open with O_TRUNC");
+    })
 }
 
-fn a_fallocate_makes_one_event_per_clean_period(place: &Place) {
+fn a_fallocate_makes_one_event_per_clean_period(place: &Place) -> Check {
     use rustix::fs::{FallocateFlags, fallocate};
-    one_event_per_period(place, "fallocate", |file, round| {
+    let path = place.file("data");
+    let file = clean_file(&path);
+    let same = file.try_clone().expect("dup");
+    one_event_per_period(path, file, "fallocate", move |round| {
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(file, punch, round % 4 * 4096, 4096).expect("punching a hole");
-    });
+        fallocate(&same, punch, round % 4 * 4096, 4096).expect("punching a hole");
+    })
 }
 
-fn direct_writes_make_one_event_per_sync(place: &Place) {
-    use std::os::unix::fs::OpenOptionsExt;
+fn direct_writes_make_one_event_per_sync(place: &Place) -> Check {
     let path = place.file("data");
     drop(clean_file(&path));
     let file = OpenOptions::new()
@@ -153,46 +164,70 @@ fn direct_writes_make_one_event_per_sync(place: &Place) {
         .open(&path)
         .expect("open with O_DIRECT");
     let memory = Mapping::aligned(4096);
-    check_periods(place, &path, &file, "write", |round| {
-        file.write_all_at(memory.bytes(), round % 4 * 4096).expect("a direct write");
-    });
+    let same = file.try_clone().expect("dup");
+    one_event_per_period(path, file, "write", move |round| {
+        same.write_all_at(memory.bytes(), round % 4 * 4096)
+            .expect("a direct write");
+    })
 }
 
-fn writeback_by_sync_ends_the_period_too(place: &Place) {
+fn sync_of_the_filesystem_ends_the_period_too(place: &Place) -> Check {
     let path = place.file("data");
     let file = clean_file(&path);
-    let mut trace = Trace::start(&place.directory);
-    for _ in 0..3 {
-        file.write_all_at(b"x", 0).expect("pwrite");
-        rustix::fs::sync();
-    }
-    for _ in 0..2 {
-        file.set_len(4096).expect("ftruncate");
-        rustix::fs::sync();
-    }
-    let events = trace.events();
-    let ops: Vec<_> = about(&events, &path).iter().map(|event| event["op"].clone()).collect();
-    assert_eq!(ops, ["write", "write", "write", "truncate", "truncate"]);
-    trace.end_cleanly();
+    Box::new(move |trace| {
+        for _ in 0..3 {
+            file.write_all_at(b"x", 0).expect("pwrite");
+            rustix::fs::sync();
+        }
+        for _ in 0..2 {
+            file.set_len(4096).expect("ftruncate");
+            rustix::fs::syncfs(&file).expect("syncfs");
+        }
+        let events = trace.events();
+        let ops: Vec<_> = about(&events, &path)
+            .iter()
+            .map(|event| event["op"].clone())
+            .collect();
+        assert_eq!(ops, ["write", "write", "write", "truncate", "truncate"]);
+    })
 }
 
-fn a_write_into_a_reflink_copy_is_announced(place: &Place) {
-    let source = clean_file(&place.file("source"));
+fn a_write_into_a_reflink_copy_is_announced(place: &Place) -> Check {
+    let source = place.file("source");
+    let original = clean_file(&source);
     let path = place.file("copy");
     let copy = File::create(&path).expect("a new file");
-    let mut trace = Trace::start(&place.directory);
-    let cloned = rustix::fs::ioctl_ficlone(&copy, &source);
-    copy.sync_all().expect("fsync");
-    copy.write_all_at(b"x", 0).expect("pwrite");
-    let events = trace.events();
-    let ops: Vec<_> = about(&events, &path).iter().map(|event| event["op"].clone()).collect();
-    if place.filesystem == "ext4" {
-        assert!(cloned.is_err(), "ext4 has no reflinks");
-        assert_eq!(ops.last().expect("an event"), "write");
-    } else {
-        cloned.expect("a reflink");
+    let has_reflinks = place.filesystem != "ext4";
+    Box::new(move |trace| {
+        let cloned = rustix::fs::ioctl_ficlone(&copy, &original);
+        assert_eq!(cloned.is_ok(), has_reflinks, "{cloned:?}");
+        copy.sync_all().expect("fsync");
+        copy.write_all_at(b"x", 0).expect("pwrite");
+        let events = trace.events();
+        let ops: Vec<_> = about(&events, &path)
+            .iter()
+            .map(|event| event["op"].clone())
+            .collect();
         assert_eq!(ops, ["clone", "write"]);
+        assert!(
+            about(&events, &source).is_empty(),
+            "the source does not change"
+        );
+    })
+}
+
+fn changes_without_dirty_pages_are_announced_again_after_a_period(place: &Place) {
+    let path = place.file("data");
+    let file = clean_file(&path);
+    let directory = place.directory.to_str().expect("a plain path");
+    let mut trace = Trace::start_with(&place.directory, &["--period", "3", directory]);
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        file.set_len(8192).expect("ftruncate");
+        file.set_len(4096).expect("ftruncate");
+        seen.push(about(&trace.events(), &path).len());
+        std::thread::sleep(std::time::Duration::from_millis(3100));
     }
-    assert!(about(&events, &place.file("source")).is_empty(), "the source does not change");
+    assert_eq!(seen, [1, 1]);
     trace.end_cleanly();
 }

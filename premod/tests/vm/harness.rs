@@ -1,6 +1,11 @@
-//! Runs tests one after the other and prints a verdict for each.
+//! Runs tests and prints a verdict for each.
+//!
+//! Starting premod takes seconds under emulation. Tests that run on every filesystem therefore share one
+//! premod: first each *prepares* what has to be there before premod starts (open files, mappings), then
+//! premod starts, then each *checks*.
 
 use std::{
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::ExitCode,
@@ -9,39 +14,50 @@ use std::{
 
 use serde_json::json;
 
-/// How often a test runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Each {
-    /// Once on each filesystem under test.
-    Filesystem,
-    /// Once, on the first of them.
-    Boot,
-}
+use crate::trace::Trace;
 
-/// A test: it panics if the promise in its name is broken.
+/// A test on every filesystem: prepares, and returns what checks.
+pub(crate) type Prepare = fn(&Place) -> Check;
+
+/// Panics if the promise in the test's name is broken.
+pub(crate) type Check = Box<dyn FnOnce(&mut Trace)>;
+
+/// A test.
 #[derive(Clone, Copy)]
 pub(crate) struct Test {
     pub(crate) name: &'static str,
-    pub(crate) each: Each,
-    pub(crate) run: fn(&Place),
+    pub(crate) run: Run,
+}
+
+/// How a test runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    /// On each filesystem, all with the same premod.
+    Shared(Prepare),
+    /// Once, on the first filesystem, with a premod of its own.
+    Alone(fn(&Place)),
 }
 
 /// Makes the table of a file's tests, each named after its function.
 #[macro_export]
 macro_rules! tests {
-    ($($each:ident $name:ident),+ $(,)?) => {
+    ($($run:ident $name:ident),+ $(,)?) => {
         pub(crate) const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             name: stringify!($name),
-            each: $crate::harness::Each::$each,
-            run: $name,
+            run: $crate::harness::Run::$run($name),
         }),+];
     };
 }
 
-/// Where a test works: a directory of its own on the filesystem under test.
+/// Where a test works.
+#[derive(Clone)]
 pub(crate) struct Place {
-    /// The directory; empty at the beginning.
+    /// A directory of the test's own below a traced directory; empty at the beginning.
     pub(crate) directory: PathBuf,
+    /// A directory of its own on the same filesystem that is not traced by the shared premod.
+    pub(crate) outside: PathBuf,
+    /// A file in an untraced directory that is a PATH of the shared premod.
+    pub(crate) given: PathBuf,
     /// Type of the filesystem.
     pub(crate) filesystem: String,
     /// `bpf` is among the active LSMs.
@@ -49,65 +65,143 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    fn new(mount: &Mount, test: &str) -> Self {
+        let place = Self {
+            directory: mount.traced().join(test),
+            outside: mount.point.join("outside").join(test),
+            given: mount.given(),
+            filesystem: mount.filesystem.clone(),
+            lsm: std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off"),
+        };
+        for directory in [&place.directory, &place.outside] {
+            fs::create_dir_all(directory).expect("a directory for the test");
+        }
+        place
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 }
 
-/// What a test panics with to be skipped.
-struct Skipped(String);
+/// A filesystem under test.
+struct Mount {
+    point: PathBuf,
+    filesystem: String,
+}
 
-/// Ends the test with the verdict `skip`.
-pub(crate) fn skip(reason: &str) -> ! {
-    std::panic::resume_unwind(Box::new(Skipped(reason.to_owned())))
+impl Mount {
+    fn traced(&self) -> PathBuf {
+        self.point.join("traced")
+    }
+
+    fn given(&self) -> PathBuf {
+        self.point.join("given")
+    }
 }
 
 /// Runs the tests whose name contains `filter`.
 pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
-    let filesystems = filesystems();
-    let mut done = 0;
-    let mut failed = false;
-    for test in tests.iter().filter(|test| test.name.contains(filter)) {
-        let runs = if test.each == Each::Boot { 1 } else { filesystems.len() };
-        for (mount, filesystem) in filesystems.iter().take(runs) {
-            let place = Place {
-                directory: mount.join(test.name),
-                filesystem: filesystem.clone(),
-                lsm: std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off"),
-            };
-            failed |= !run_one(*test, &place);
-            done += 1;
+    let mounts = mounts();
+    // The periodic flusher ends clean periods whenever it likes; tests end them themselves. Not 0: that
+    // would wake the flusher at each first dirtying instead of never (wb_wakeup_delayed).
+    for interval in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
+        fs::write(format!("/proc/sys/vm/{interval}"), "360000").expect("the sysctl");
+    }
+    let wanted = tests.iter().filter(|test| test.name.contains(filter));
+    let mut report = Report::default();
+    let mut shared = Vec::new();
+    for test in wanted.clone() {
+        if let Run::Shared(prepare) = test.run {
+            shared.extend(mounts.iter().map(|mount| (test.name, mount, prepare)));
         }
     }
-    println!("{}", json!({"done": done}));
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if !shared.is_empty() {
+        run_shared(&shared, &mounts, &mut report);
+    }
+    for test in wanted {
+        if let Run::Alone(run) = test.run {
+            let place = Place::new(&mounts[0], test.name);
+            report.verdict(test.name, "-", Instant::now(), || run(&place));
+        }
+    }
+    println!("{}", json!({"done": report.done}));
+    if report.failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
-fn run_one(test: Test, place: &Place) -> bool {
-    eprintln!("--- {} on {}", test.name, place.filesystem);
-    let began = Instant::now();
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        std::fs::create_dir_all(&place.directory).expect("a directory for the test");
-        (test.run)(place);
-    }));
-    let (verdict, reason) = match ended {
-        Ok(()) => ("pass", None),
-        Err(panic) => match panic.downcast::<Skipped>() {
-            Ok(skipped) => ("skip", Some(skipped.0)),
-            Err(panic) => ("fail", Some(message(&*panic))),
-        },
-    };
-    println!(
-        "{}",
-        json!({
-            "test": test.name,
-            "fs": if test.each == Each::Boot { "-" } else { &place.filesystem },
-            "verdict": verdict,
-            "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-            "reason": reason,
+fn run_shared(tests: &[(&'static str, &Mount, Prepare)], mounts: &[Mount], report: &mut Report) {
+    let mut paths = Vec::new();
+    for mount in mounts {
+        fs::create_dir_all(mount.traced()).expect("a traced directory");
+        fs::write(mount.given(), "x").expect("a traced file");
+        paths.extend([mount.traced(), mount.given()]);
+    }
+    let prepared: Vec<_> = tests
+        .iter()
+        .map(|&(name, mount, prepare)| {
+            let place = Place::new(mount, name);
+            (
+                name,
+                mount,
+                catch_unwind(AssertUnwindSafe(|| prepare(&place))),
+            )
         })
+        .collect();
+    rustix::fs::sync();
+    let paths: Vec<&str> = paths
+        .iter()
+        .map(|path| path.to_str().expect("a plain path"))
+        .collect();
+    let mut trace = Trace::start_with(&mounts[0].traced(), &paths);
+    for (name, mount, prepared) in prepared {
+        report.verdict(name, &mount.filesystem, Instant::now(), || {
+            let check = prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // What an earlier test has left behind is not this one's.
+            let _ = trace.events();
+            check(&mut trace);
+        });
+    }
+    report.verdict(
+        "nothing_was_lost_or_late_in_all_this",
+        "-",
+        Instant::now(),
+        || {
+            trace.end_cleanly();
+        },
     );
-    verdict != "fail"
+}
+
+/// What has been said so far.
+#[derive(Default)]
+struct Report {
+    done: u32,
+    failed: bool,
+}
+
+impl Report {
+    /// Runs one test and prints its verdict.
+    fn verdict(&mut self, test: &str, filesystem: &str, began: Instant, run: impl FnOnce()) {
+        eprintln!("--- {test} on {filesystem}");
+        let reason = catch_unwind(AssertUnwindSafe(run))
+            .err()
+            .map(|panic| message(&*panic));
+        println!(
+            "{}",
+            json!({
+                "test": test,
+                "fs": filesystem,
+                "verdict": if reason.is_none() { "pass" } else { "fail" },
+                "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+                "reason": reason,
+            })
+        );
+        self.done += 1;
+        self.failed |= reason.is_some();
+    }
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -119,10 +213,18 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// The filesystems mounted below /mnt, by the names of their mount points.
-fn filesystems() -> Vec<(PathBuf, String)> {
-    let all = ["ext4", "xfs", "btrfs"]
-        .map(|name| (PathBuf::from("/mnt").join(name), name.to_owned()));
-    let mounted: Vec<_> = all.into_iter().filter(|(mount, _)| mount.is_dir()).collect();
-    assert!(!mounted.is_empty(), "nothing is mounted at /mnt/ext4, /mnt/xfs or /mnt/btrfs");
+fn mounts() -> Vec<Mount> {
+    let all = ["ext4", "xfs", "btrfs"].map(|name| Mount {
+        point: PathBuf::from("/mnt").join(name),
+        filesystem: name.to_owned(),
+    });
+    let mounted: Vec<_> = all
+        .into_iter()
+        .filter(|mount| mount.point.is_dir())
+        .collect();
+    assert!(
+        !mounted.is_empty(),
+        "nothing is mounted at /mnt/ext4, /mnt/xfs or /mnt/btrfs"
+    );
     mounted
 }

@@ -14,7 +14,7 @@ mod silence;
 mod trace;
 mod workload;
 
-use harness::{Each, Test};
+use harness::Test;
 
 /// Every test, in the order in which it runs. The last ones change the kernel for good.
 fn tests() -> Vec<Test> {
@@ -37,8 +37,3 @@ fn main() -> std::process::ExitCode {
         filter => harness::run(&tests(), filter.unwrap_or_default()),
     }
 }
-
-const _: fn() = || {
-    // Both kinds are used; the compiler says so when one is not any more.
-    let _ = (Each::Filesystem, Each::Boot);
-};

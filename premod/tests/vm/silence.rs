@@ -7,45 +7,60 @@ use std::{
 };
 
 use crate::{
-    harness::Place,
+    harness::{Check, Place},
     tests,
     trace::{Trace, about},
     workload::Mapping,
 };
 
 tests! {
-    Filesystem what_does_not_modify_data_makes_no_event,
-    Filesystem premod_does_not_report_itself_and_hides_nobody,
-    Boot after_loading_only_the_needed_capabilities_are_left,
+    Shared what_does_not_modify_data_makes_no_event,
+    Alone premod_does_not_report_itself_and_hides_nobody,
+    Alone after_loading_only_the_needed_capabilities_are_left,
 }
 
-fn what_does_not_modify_data_makes_no_event(place: &Place) {
+fn what_does_not_modify_data_makes_no_event(place: &Place) -> Check {
     let path = place.file("data");
+    let renamed = place.file("renamed");
     let mut file = File::create(&path).expect("a new file");
     file.write_all(&[b'0'; 8192]).expect("room for two pages");
     file.sync_all().expect("fsync");
-
-    let mut trace = Trace::start(&place.directory);
-    let mut bytes = Vec::new();
-    File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).expect("reading");
-    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
-    std::os::unix::fs::chown(&path, Some(1), Some(1)).expect("chown");
-    file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("utimens");
-    drop(OpenOptions::new().read(true).append(true).open(&path).expect("opening for writing"));
-    let both = OpenOptions::new().read(true).write(true).open(&path).expect("opening for both");
-    assert_eq!(both.metadata().expect("fstat").len(), 8192);
-    let mut private = Mapping::private(&both, 8192);
-    private.store(0, b'1');
-    private.store(4096, b'1');
-    let shared = Mapping::shared(&both, 8192);
-    assert_eq!((shared.bytes()[0], shared.bytes()[4096]), (b'0', b'0'), "reading a shared mapping");
-    fs::rename(&path, place.file("renamed")).expect("renaming");
-    fs::hard_link(place.file("renamed"), &path).expect("linking");
-    file.sync_all().expect("fsync");
-
-    let events = trace.events();
-    assert_eq!(events, Vec::<serde_json::Value>::new());
-    trace.end_cleanly();
+    Box::new(move |trace| {
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .expect("reading");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("chmod");
+        std::os::unix::fs::chown(&path, Some(1), Some(1)).expect("chown");
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .expect("utimens");
+        drop(
+            OpenOptions::new()
+                .read(true)
+                .append(true)
+                .open(&path)
+                .expect("opening for writing"),
+        );
+        let both = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .expect("opening for both");
+        assert_eq!(both.metadata().expect("fstat").len(), 8192);
+        let mut private = Mapping::private(&both, 8192);
+        private.store(0, b'1');
+        private.store(4096, b'1');
+        let shared = Mapping::shared(&both, 8192);
+        assert_eq!(
+            (shared.bytes()[0], shared.bytes()[4096]),
+            (b'0', b'0'),
+            "reading a mapping"
+        );
+        fs::rename(&path, &renamed).expect("renaming");
+        fs::hard_link(&renamed, &path).expect("linking");
+        file.sync_all().expect("fsync");
+        assert_eq!(trace.events(), Vec::<serde_json::Value>::new());
+    })
 }
 
 fn premod_does_not_report_itself_and_hides_nobody(place: &Place) {
@@ -68,11 +83,7 @@ fn premod_does_not_report_itself_and_hides_nobody(place: &Place) {
     end(&mut trace);
 }
 
-fn premod_with_output(
-    place: &Place,
-    log: &std::path::Path,
-    more: &[&str],
-) -> std::process::Child {
+fn premod_with_output(place: &Place, log: &std::path::Path, more: &[&str]) -> std::process::Child {
     use std::io::{BufRead, BufReader};
     let mut child = std::process::Command::new("premod")
         .args(["trace", "--json", "-o"])
@@ -83,7 +94,10 @@ fn premod_with_output(
         .spawn()
         .expect("premod can be run");
     let stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
-    let tracing = stderr.lines().map_while(Result::ok).any(|line| line.contains("tracing"));
+    let tracing = stderr
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.contains("tracing"));
     assert!(tracing, "premod ended at once");
     child
 }
@@ -96,7 +110,10 @@ fn wait_for(log: &std::path::Path, wanted: &str) -> String {
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    panic!("{wanted} did not come: {}", fs::read_to_string(log).expect("the log"));
+    panic!(
+        "{wanted} did not come: {}",
+        fs::read_to_string(log).expect("the log")
+    );
 }
 
 fn end(child: &mut std::process::Child) {
@@ -109,7 +126,10 @@ fn after_loading_only_the_needed_capabilities_are_left(place: &Place) {
     let trace = Trace::start(&place.directory);
     let status = fs::read_to_string(format!("/proc/{}/status", trace.pid())).expect("premod runs");
     let value = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).expect("a line");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a line");
         u64::from_str_radix(line.split_whitespace().nth(1).expect("a value"), 16).expect("hex")
     };
     // CAP_PERFMON is 38, CAP_BPF is 39.

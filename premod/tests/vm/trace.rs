@@ -23,6 +23,8 @@ pub(crate) struct Trace {
     lines: Receiver<Value>,
     sentinel: PathBuf,
     sentinels: u32,
+    /// How many sentinels were announced by a repetition.
+    pub(crate) sentinels_retried: u64,
     stderr: thread::JoinHandle<String>,
 }
 
@@ -71,7 +73,14 @@ impl Trace {
             text
         });
         let sentinel = directory.join("sentinel");
-        Self { child, lines, sentinel, sentinels: 0, stderr }
+        Self {
+            child,
+            lines,
+            sentinel,
+            sentinels: 0,
+            sentinels_retried: 0,
+            stderr,
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -91,9 +100,11 @@ impl Trace {
                 .append(true)
                 .open(&sentinel)
                 .expect("the sentinel can be opened");
-            file.write_all(b"done").expect("the sentinel can be written");
+            file.write_all(b"done")
+                .expect("the sentinel can be written");
             while let Ok(value) = self.lines.recv_timeout(Duration::from_secs(5)) {
                 if value["type"] == "first_dirty" && path_of(&value) == sentinel {
+                    self.sentinels_retried += u64::from(value["retried"] == true);
                     return events;
                 }
                 events.push(value);
@@ -112,14 +123,22 @@ impl Trace {
         assert!(status.success(), "premod ended with {status}: {stderr}");
         let summary = events.pop().expect("a summary");
         assert_eq!(summary["type"], "summary", "the last line");
-        Ended { events, summary, stderr }
+        Ended {
+            events,
+            summary,
+            stderr,
+        }
     }
 
     /// As [`Trace::end`], for a trace in which nothing may have been lost or late.
     pub(crate) fn end_cleanly(self) {
         let ended = self.end();
         for count in ["lost", "late", "untracked"] {
-            assert_eq!(ended.summary[count], 0, "{count}: {:?} {:?}", ended.summary, ended.events);
+            assert_eq!(
+                ended.summary[count], 0,
+                "{count}: {:?} {:?}",
+                ended.summary, ended.events
+            );
         }
     }
 }
@@ -161,7 +180,15 @@ pub(crate) fn path_of(event: &Value) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
 }
 
+/// The paths of events, in their order.
+pub(crate) fn paths_of(events: &[Value]) -> Vec<PathBuf> {
+    events.iter().map(path_of).collect()
+}
+
 /// The events about one file.
 pub(crate) fn about<'a>(events: &'a [Value], path: &Path) -> Vec<&'a Value> {
-    events.iter().filter(|event| event["type"] == "first_dirty" && path_of(event) == path).collect()
+    events
+        .iter()
+        .filter(|event| event["type"] == "first_dirty" && path_of(event) == path)
+        .collect()
 }

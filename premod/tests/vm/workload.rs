@@ -1,12 +1,6 @@
 //! Things that programs under trace do.
 
-use std::{
-    fs::File,
-    os::fd::AsFd,
-    path::Path,
-    process::ExitCode,
-    ptr::NonNull,
-};
+use std::{fs::File, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -37,7 +31,14 @@ impl Mapping {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), length, protection, flags, file.as_fd(), 0)
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                protection,
+                flags,
+                file.as_fd(),
+                0,
+            )
         };
         Self::from(address.expect("a mapping"), length)
     }
@@ -47,18 +48,16 @@ impl Mapping {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                length,
-                protection,
-                MapFlags::PRIVATE,
-            )
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE)
         };
         Self::from(address.expect("memory"), length)
     }
 
     fn from(address: *mut core::ffi::c_void, length: usize) -> Self {
-        Self { address: NonNull::new(address.cast()).expect("not null"), length }
+        Self {
+            address: NonNull::new(address.cast()).expect("not null"),
+            length,
+        }
     }
 
     /// Stores one byte.
@@ -91,7 +90,11 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
     match (word, arguments) {
         ("demo-mmap", [file]) => demo_mmap(Path::new(file)),
         ("create-files", [directory, prefix, count]) => {
-            create_files(Path::new(directory), prefix, count.parse().expect("a number"));
+            create_files(
+                Path::new(directory),
+                prefix,
+                count.parse().expect("a number"),
+            );
         }
         _ => {
             eprintln!("premod-vm-test: wrong arguments for {word}");
