@@ -93,6 +93,9 @@ pub(crate) fn build_static(selection: &[&str]) -> Result<Vec<Executable>> {
     executables(&quietly(&mut command, "what runs in the guest")?)
 }
 
+/// How often a long build shows that it goes on.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+
 /// Runs a quiet cargo and returns its stdout. Only when it has something to do, which takes it
 /// more than a moment, a line on stderr says that `what` is being built.
 fn quietly(command: &mut Command, what: &str) -> Result<String> {
@@ -111,22 +114,23 @@ fn quietly(command: &mut Command, what: &str) -> Result<String> {
             .transpose()
             .map(|_| text)
     });
-    let mut said = false;
+    let mut due = Duration::from_secs(1);
     let status = loop {
         if let Some(status) = child.try_wait().context("cannot wait for cargo")? {
             break status;
         }
-        if !said && start.elapsed() > Duration::from_secs(1) {
-            eprintln!("build: {what} ...");
-            said = true;
+        if start.elapsed() > due {
+            eprintln!("build: {what} ... {} s", start.elapsed().as_secs());
+            due = start.elapsed() + HEARTBEAT;
         }
         thread::sleep(Duration::from_millis(20));
     };
+    let said = due > Duration::from_secs(1);
     if !status.success() {
         bail!("`{described}` failed ({status})");
     }
     if said {
-        eprintln!("build: {what}: done ({} s)", start.elapsed().as_secs());
+        eprintln!("build: {what}: done in {} s", start.elapsed().as_secs());
     }
     let text = reader
         .join()
