@@ -170,7 +170,8 @@ impl PrivateApt {
     /// is no error here: what matters is whether the packages are found.
     pub(crate) fn update(&self) -> Result<()> {
         let mut command = self.command("apt-get");
-        command.args(["update", "-q"]);
+        // By itself apt takes an unreachable mirror for a warning.
+        command.args(["update", "-q", "-o", "APT::Update::Error-Mode=any"]);
         let result = exec::output(&mut command);
         let lists = self.directory.join("state/lists");
         let fetched = fs::read_dir(&lists).is_ok_and(|entries| {
