@@ -14,7 +14,7 @@ use premod_common::{
 };
 
 use crate::{
-    atomic::compare_and_swap,
+    atomic::{compare_and_swap, opaque},
     emit::{Announce, Change, emit},
     kernel::{Inode, Place},
     maps::{Count, INODES, SYNCED, count, setting},
@@ -74,6 +74,10 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mappi
     // One place announces, whatever the reason: the verifier walks through all that follows for each.
     let Some(decision) = decide(entry, inode, step) else {
         return;
+    };
+    let decision = Decision {
+        flags: opaque(decision.flags.into()) as u8,
+        ..decision
     };
     let Decision {
         generation,
@@ -185,7 +189,7 @@ fn conclude(entry: *mut TrackedInode, decision: Decision, delivered: bool) {
             count(Count::Retried);
         }
     }
-    if flags & FLAG_UNTRACKED != 0 {
+    if entry.is_null() || flags & FLAG_UNTRACKED != 0 {
         if !delivered {
             count(Count::Lost);
         }

@@ -37,12 +37,16 @@ impl Mounts {
     }
 }
 
+/// All mount points.
+pub(crate) fn all() -> Vec<PathBuf> {
+    mount_points(&std::fs::read(MOUNTINFO).unwrap_or_default()).collect()
+}
+
 /// The mount points strictly below `directory`.
 pub(crate) fn below(directory: &Path) -> Vec<PathBuf> {
-    let table = std::fs::read(MOUNTINFO).unwrap_or_default();
-    mount_points(&table)
-        .filter(|mount| mount.starts_with(directory) && mount != directory)
-        .collect()
+    let mut mounts = all();
+    mounts.retain(|mount| mount.starts_with(directory) && mount != directory);
+    mounts
 }
 
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {

@@ -77,11 +77,16 @@ impl Losses {
         losses
     }
 
+    /// What was counted on each CPU. If the kernel does not let us read it, that is said, and what was
+    /// counted before stays.
     fn per_cpu(&self) -> Vec<Counters> {
-        self.counters
-            .get(&0, 0)
-            .map(|values| values.to_vec())
-            .unwrap_or_default()
+        match self.counters.get(&0, 0) {
+            Ok(values) => values.to_vec(),
+            Err(error) => {
+                tracing::error!("cannot read the loss counters: {error}");
+                Vec::new()
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use premod_common::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{environment::Environment, facts::FactTable, load};
-use crate::error::Error;
+use crate::{error::Error, mounts};
 
 const PROGRAM: &str = "security_file_fcntl";
 
@@ -148,7 +148,8 @@ fn scratch_mark(
     places: &[PathBuf],
 ) -> Result<Option<u32>, Error> {
     let usual = ["/var/tmp", "/var/lib", "/root", "/"].map(PathBuf::from);
-    for place in places.iter().chain(&usual) {
+    let mounted = mounts::all();
+    for place in places.iter().chain(&usual).chain(&mounted) {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let Ok(file) = rustix::fs::open(place, flags, Mode::RUSR | Mode::WUSR) else {
             continue;

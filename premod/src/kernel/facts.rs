@@ -149,7 +149,8 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
     (
         "dentry.d_alias",
         "dentry",
-        "d_u.d_alias",
+        // The union that it is in has lost its name in 7.x.
+        "d_u.d_alias|d_alias",
         |f| &mut f.dentry_d_alias,
         PATHS,
     ),

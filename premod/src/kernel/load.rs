@@ -60,16 +60,14 @@ pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environ
         }
         let log = verifier_log.to_string();
         tracing::debug!(program, "verifier log:\n{log}");
-        let last: Vec<&str> = log
+        let statistics = ["verification time", "stack depth", "processed "];
+        let complaint = log
             .lines()
-            .filter(|line| !line.is_empty())
             .rev()
-            .take(3)
-            .collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
+            .find(|line| !line.is_empty() && !statistics.iter().any(|word| line.starts_with(word)));
         return Error::Rejected {
             program: program.to_owned(),
-            reason: format!("{io_error}; {}", last.join(" | ")),
+            reason: complaint.unwrap_or("it does not say why").to_owned(),
         };
     }
     Error::kernel(format!("cannot load or attach {program}"), error)

@@ -88,12 +88,14 @@ fn a_tiny_buffer_loses_events_and_says_how_many(place: &Place) {
     let retried = ended.summary["retried"].as_u64().expect("a count");
     let distinct: HashSet<&PathBuf> = paths.iter().collect();
     assert_eq!(paths.len(), distinct.len(), "no file twice");
-    // A generation that was lost and announced after all is in both.
+    // A generation that was lost and announced after all is in both. A file for which there was no room
+    // in the inode map at first is announced more than once, and can be lost more than once.
     let accounted = distinct.len() as u64 + lost - retried;
-    assert_eq!(
-        accounted,
-        u64::from(PROCESSES * FILES_EACH),
-        "{} + {lost} - {retried}",
+    let untracked = ended.summary["untracked"].as_u64().expect("a count");
+    let all = u64::from(PROCESSES * FILES_EACH);
+    assert!(
+        (all..=all + untracked).contains(&accounted),
+        "{} + {lost} - {retried}, {untracked} untracked",
         distinct.len()
     );
 }
@@ -147,6 +149,10 @@ fn a_lost_inode_is_announced_again_at_its_next_touch(place: &Place) {
     assert_eq!(first.len() + again.len(), paths.len());
     let retried = again.len() as u64 + trace.sentinels_retried;
     let ended = trace.end();
-    assert_eq!(ended.summary["retried"], retried);
+    assert_eq!(
+        ended.summary["retried"], retried,
+        "{:?} {}",
+        ended.summary, ended.stderr
+    );
     assert_eq!(ended.summary["lost"], retried, "nothing else was lost");
 }

@@ -156,7 +156,13 @@ fn run_shared(tests: &[(&'static str, &Mount, Prepare)], mounts: &[Mount], repor
         .iter()
         .map(|path| path.to_str().expect("a plain path"))
         .collect();
-    let mut trace = Trace::start_with(&mounts[0].traced(), &paths);
+    let mut started = None;
+    report.verdict("premod_starts", "-", Instant::now(), || {
+        started = Some(Trace::start_with(&mounts[0].traced(), &paths));
+    });
+    let Some(mut trace) = started else {
+        return;
+    };
     for (name, mount, prepared) in prepared {
         report.verdict(name, &mount.filesystem, Instant::now(), || {
             let check = prepared.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
