@@ -38,7 +38,7 @@ With CMD: CMD's own, 128+N if signal N ended it, 126 if it cannot be executed, 1
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Report first modifications, before they happen
-    Trace(TraceArgs),
+    Trace(Box<TraceArgs>),
     /// Say whether and how premod works on this machine
     Doctor(DoctorArgs),
 }

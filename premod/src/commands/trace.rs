@@ -75,12 +75,10 @@ pub async fn run(settings: Settings) -> Result<u8> {
             "premod: bpf is not among the active LSMs (/sys/kernel/security/lsm): tracing by fentry on the security_ functions instead"
         );
     }
-    let logger = (settings.kernel_log_level > 0)
-        .then(|| EbpfLogger::init(tracer.object()))
-        .transpose()?
-        // SAFETY: a logger returns the same open descriptor for as long as it lives.
-        .map(|logger| unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) })
-        .transpose()?;
+    let logger = match settings.kernel_log_level {
+        0 => None,
+        _ => Some(listen(EbpfLogger::init(tracer.object())?)?),
+    };
     let signals = Signals::listen()?;
     // CMD gets the capabilities that premod was started with; premod itself needs few from here on.
     let own_stdout_is_data = settings.output.is_none();
@@ -117,6 +115,15 @@ pub async fn run(settings: Settings) -> Result<u8> {
     }
 }
 
+/// What the kernel side says.
+type Logger = EbpfLogger<&'static dyn log::Log>;
+
+fn listen(logger: Logger) -> std::io::Result<AsyncFd<Logger>> {
+    // SAFETY: a logger returns the same open descriptor for as long as it lives.
+    let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    registered.map_err(Into::into)
+}
+
 /// A trace and where it goes.
 struct Session {
     tracer: Tracer,
@@ -124,7 +131,7 @@ struct Session {
     filter: Filter,
     /// How many more events are wanted.
     left: Option<u64>,
-    logger: Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>,
+    logger: Option<AsyncFd<Logger>>,
 }
 
 impl Session {
@@ -248,7 +255,7 @@ async fn passed(deadline: Option<Instant>) {
 }
 
 /// Writes what the kernel side has said.
-async fn log_ready(logger: &mut Option<AsyncFd<EbpfLogger<&'static dyn log::Log>>>) {
+async fn log_ready(logger: &mut Option<AsyncFd<Logger>>) {
     let Some(logger) = logger else {
         return pending().await;
     };
