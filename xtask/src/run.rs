@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    build, setup,
+    setup,
     vm::{self, Output, Vm, disk::Filesystem, quote, terminal},
 };
 
@@ -35,11 +35,15 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
         setup::ensure(&setup::BPF_PARTS)?;
-        if !self.vm {
-            let premod = build::build_host(true)?;
-            match refusal(&premod)? {
+        // The VM's binary runs here too: whichever it will be, one build is enough.
+        let programs = vm::programs(true, &[])?;
+        let premod = programs.iter().find(|(path, _)| path.ends_with("premod"));
+        if let Some((premod, _)) = premod
+            && !self.vm
+        {
+            match refusal(premod)? {
                 None => {
-                    let error = Command::new(&premod).args(&self.arguments).exec();
+                    let error = Command::new(premod).args(&self.arguments).exec();
                     return Err(error).with_context(|| format!("cannot run {}", premod.display()));
                 }
                 Some(refusal) => eprintln!("run: {refusal}: running in the VM"),
@@ -53,7 +57,7 @@ impl Options {
         let words: Vec<String> = self.arguments.iter().map(|word| quote(word)).collect();
         let vm = Vm {
             filesystems: vec![Filesystem::Ext4],
-            programs: vm::programs(true, &[])?,
+            programs,
             terminal: terminal::present(),
             ..Vm::new(
                 setup::kernel(&self.kernel)?,
