@@ -7,6 +7,7 @@ use clap::Parser;
 use premod::{
     cli::{Cli, Command},
     commands, exit_code,
+    output::printable,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -32,7 +33,9 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            premod::say!("premod: {error:#}");
+            // It may quote names that anybody chose.
+            let sentence = printable(format!("{error:#}").as_bytes());
+            premod::say!("premod: {sentence}");
             ExitCode::from(exit_code::of(&error) as u8)
         }
     }

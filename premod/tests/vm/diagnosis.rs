@@ -10,6 +10,7 @@ tests! {
     Alone doctor_finds_every_fact_and_every_essential_hook,
     Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm,
     Alone doctors_live_test_sees_write_store_and_truncate,
+    Alone the_library_yields_typed_events,
     Alone doctor_refuses_a_live_test_where_nothing_can_be_seen,
 }
 
@@ -110,4 +111,30 @@ fn doctor_refuses_a_live_test_where_nothing_can_be_seen(_place: &Place) {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(text.contains("PROBLEM") && text.contains("tmpfs"), "{text}");
+}
+
+/// What the library's documentation shows.
+fn the_library_yields_typed_events(place: &Place) {
+    use premod::{
+        Tracer,
+        events::{Op, Pid, Record},
+    };
+    let path = place.file("data");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let builder = Tracer::builder().path(&place.directory).include_own(true);
+        let mut tracer = builder.start().expect("tracing starts");
+        std::fs::write(&path, "x").expect("writing");
+        let Some(Record::FirstDirty(event)) = tracer.next().await else {
+            panic!("no event")
+        };
+        assert_eq!(event.path.to_path_buf(), path);
+        assert_eq!((event.op, event.pre, event.seq), (Op::Write, true, 1));
+        assert_eq!(event.pid, Pid(std::process::id()));
+        tracer.stop();
+        assert_eq!(tracer.next().await, None, "a stopped stream ends");
+        assert_eq!(tracer.summary().events, 1);
+    });
 }

@@ -71,7 +71,7 @@ impl Place {
             outside: mount.point.join("outside").join(test),
             given: mount.given(),
             filesystem: mount.filesystem.clone(),
-            lsm: std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off"),
+            lsm: has_lsm(),
         };
         for directory in [&place.directory, &place.outside] {
             fs::create_dir_all(directory).expect("a directory for the test");
@@ -82,6 +82,17 @@ impl Place {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
+}
+
+/// Whether `bpf` is among the active LSMs in this boot.
+fn has_lsm() -> bool {
+    std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off")
+}
+
+/// Whether this is the boot on which everything is tested that does not depend on the kernel.
+pub(crate) fn is_reference() -> bool {
+    let kernel = rustix::system::uname();
+    has_lsm() && kernel.release().to_bytes().starts_with(b"6.12.")
 }
 
 /// A filesystem under test.
