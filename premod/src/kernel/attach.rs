@@ -105,6 +105,26 @@ pub const HOOKS: &[Hook] = &[
         scoped_only: false,
     },
     Hook {
+        sees: "fsync on ext4, xfs and most others, where the above is inlined",
+        ways: &[fentry(
+            "file_write_and_wait_range",
+            "file_write_and_wait_range",
+        )],
+        cost: "changes that leave no dirty page would be announced once per --period only",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "fsync on btrfs, where the above is inlined",
+        ways: &[fentry(
+            "file_check_and_advance_wb_err",
+            "file_check_and_advance_wb_err",
+        )],
+        cost: "changes that leave no dirty page would be announced once per --period only",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
         sees: "sync, syncfs",
         ways: &[fentry("sync_inodes_sb", "sync_inodes_sb")],
         cost: "changes that leave no dirty page would not be announced again before an fsync",

@@ -65,7 +65,13 @@ fn twenty_thousand_files_by_four_processes_are_all_accounted_for(place: &Place) 
     let distinct: HashSet<&PathBuf> = paths.iter().collect();
     assert_eq!(lost, 0, "the default buffer is large enough");
     assert_eq!(paths.len(), distinct.len(), "no file twice");
-    assert_eq!(distinct.len() as u32, PROCESSES * FILES_EACH);
+    let missing = u64::from(PROCESSES * FILES_EACH) - distinct.len() as u64;
+    // A program that the kernel skipped may have been the one that should have announced.
+    assert!(
+        missing <= trace.skipped,
+        "{missing} missing, {} skipped",
+        trace.skipped
+    );
     trace.end_cleanly();
 }
 
@@ -76,27 +82,32 @@ fn a_tiny_buffer_loses_events_and_says_how_many(place: &Place) {
     let ended = trace.end();
     let (paths, lost) = split(&ended.events);
     assert!(lost > 0, "4 KiB are not enough");
+    let in_all = lost + ended.skipped;
     assert_eq!(
-        ended.summary["lost"], lost,
+        ended.summary["lost"], in_all,
         "the summary agrees with the records"
     );
     assert!(
-        ended.stderr.contains(&format!("{lost} lost")),
+        ended.stderr.contains(&format!("{in_all} lost")),
         "{}",
         ended.stderr
     );
     let retried = ended.summary["retried"].as_u64().expect("a count");
     let distinct: HashSet<&PathBuf> = paths.iter().collect();
-    assert_eq!(paths.len(), distinct.len(), "no file twice");
     // A generation that was lost and announced after all is in both. A file for which there was no room
     // in the inode map at first is announced more than once, and can be lost more than once.
     let accounted = distinct.len() as u64 + lost - retried;
     let untracked = ended.summary["untracked"].as_u64().expect("a count");
+    assert!(
+        paths.len() as u64 <= distinct.len() as u64 + untracked,
+        "no file twice"
+    );
     let all = u64::from(PROCESSES * FILES_EACH);
     assert!(
-        (all..=all + untracked).contains(&accounted),
-        "{} + {lost} - {retried}, {untracked} untracked",
-        distinct.len()
+        accounted + ended.skipped >= all && accounted <= all + untracked,
+        "{} + {lost} - {retried}, {untracked} untracked, {} skipped",
+        distinct.len(),
+        ended.skipped
     );
 }
 
@@ -154,5 +165,9 @@ fn a_lost_inode_is_announced_again_at_its_next_touch(place: &Place) {
         "{:?} {}",
         ended.summary, ended.stderr
     );
-    assert_eq!(ended.summary["lost"], retried, "nothing else was lost");
+    assert_eq!(
+        ended.summary["lost"],
+        retried + ended.skipped,
+        "nothing else was lost"
+    );
 }
