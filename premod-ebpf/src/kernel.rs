@@ -53,6 +53,14 @@ impl Inode {
         unsafe { load(self.0, fact!(inode_i_generation)) }
     }
 
+    /// More than one name in its filesystem.
+    #[inline(always)]
+    pub(crate) fn has_links(self) -> bool {
+        // SAFETY: i_nlink is an unsigned int.
+        let links: u32 = unsafe { load(self.0, fact!(inode_i_nlink)) };
+        links > 1
+    }
+
     #[inline(always)]
     pub(crate) fn superblock(self) -> SuperBlock {
         // SAFETY: i_sb is a pointer.
@@ -86,11 +94,18 @@ impl Inode {
         superblock.bdi() != setting!(untracked_bdi) && superblock.magic() != setting!(overlay_magic)
     }
 
+    /// Address of the `d_alias` of some dentry of the inode; 0 if there is none in memory.
+    #[inline(always)]
+    pub(crate) fn first_alias(self) -> u64 {
+        // SAFETY: i_dentry.first is a pointer.
+        let alias: *const u8 = unsafe { load(self.0, fact!(inode_i_dentry_first)) };
+        alias as u64
+    }
+
     /// Some dentry of the inode, untyped; 0 if there is none in memory.
     #[inline(always)]
     pub(crate) fn some_dentry(self) -> u64 {
-        // SAFETY: i_dentry.first is a pointer to the d_alias member of a dentry.
-        let alias: u64 = unsafe { load(self.0, fact!(inode_i_dentry_first)) };
+        let alias = self.first_alias();
         if alias == 0 {
             0
         } else {

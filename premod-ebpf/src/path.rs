@@ -41,6 +41,7 @@ pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Pla
             mount: place.mount,
             mount_root,
             length: 0,
+            alias: 0,
             outcome: UNFINISHED,
         };
     }

@@ -3,7 +3,8 @@
 //! The verdict is found by walking up, and kept in the inode's entry together with the mount and the
 //! epoch that it holds for. Ancestors are followed beyond the root of a bind mount, because the file is in
 //! the subtree by whatever mount it was opened; and from the root of a filesystem to its mount point,
-//! because a filesystem mounted below a traced directory belongs to the subtree too.
+//! because a filesystem mounted below a traced directory belongs to the subtree too. A file with several
+//! names is inside if any name that the kernel has in memory is.
 
 use core::ptr::{read_volatile, write_volatile};
 
@@ -39,7 +40,9 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
                 let mount = read_volatile(&raw const (*entry).mount);
                 // Without a mount, the verdict found through any mount is the best there is.
                 let same_mount = mount == place.mount || place.mount == 0;
-                if same_mount && read_volatile(&raw const (*entry).verdict) == kept.0 {
+                // A file that is outside by one name may be inside by another.
+                let same_name = kept.inside() || !inode.has_links();
+                if same_mount && same_name && read_volatile(&raw const (*entry).verdict) == kept.0 {
                     return kept.inside();
                 }
             }
@@ -92,6 +95,11 @@ fn find_out(inode: Inode, place: Place) -> bool {
     if dentry == 0 {
         return true;
     }
+    let alias = if inode.has_links() {
+        inode.first_alias()
+    } else {
+        0
+    };
     let Some(scratch) = take() else { return true };
     // SAFETY: the slot is ours until it is released.
     unsafe {
@@ -100,6 +108,7 @@ fn find_out(inode: Inode, place: Place) -> bool {
             mount: place.mount,
             mount_root: 0,
             length: 0,
+            alias,
             outcome: UNFINISHED,
         };
         walk_up(scratch, step);
@@ -127,16 +136,27 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         return 0;
     }
     if walk.mount == 0 {
-        walk.outcome = OUTSIDE;
-        return 1;
+        return try_next_name(walk);
     }
     let mount = walk.mount - u64::from(fact!(mount_mnt));
     let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
     if parent == mount || parent == 0 {
-        walk.outcome = OUTSIDE;
-        return 1;
+        return try_next_name(walk);
     }
     walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
     walk.mount = parent + u64::from(fact!(mount_mnt));
+    0
+}
+
+/// Arrived at the top without meeting a root: goes on with another name of the inode, if it has one.
+#[inline(always)]
+fn try_next_name(walk: &mut Walk) -> i64 {
+    if walk.alias == 0 {
+        walk.outcome = OUTSIDE;
+        return 1;
+    }
+    walk.dentry = walk.alias - u64::from(fact!(dentry_d_alias));
+    walk.mount = 0;
+    walk.alias = read(walk.alias + u64::from(fact!(hlist_node_next)));
     0
 }

@@ -155,6 +155,13 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         PATHS,
     ),
     (
+        "hlist_node.next",
+        "hlist_node",
+        "next",
+        |f| &mut f.hlist_node_next,
+        PATHS,
+    ),
+    (
         "inode.i_mode",
         "inode",
         "i_mode",
@@ -197,10 +204,10 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         PATHS,
     ),
     (
-        "inode.i_size",
+        "inode.i_nlink",
         "inode",
-        "i_size",
-        |f| &mut f.inode_i_size,
+        "i_nlink",
+        |f| &mut f.inode_i_nlink,
         STATE,
     ),
     (

@@ -20,6 +20,7 @@ tests! {
     Shared a_path_too_long_is_cut_and_marked,
     Shared only_what_lies_below_the_path_is_reported,
     Shared a_file_given_as_path_is_traced_by_every_name,
+    Shared a_file_that_gets_a_name_inside_is_reported_by_every_name,
     Shared a_file_renamed_into_the_directory_belongs_to_it,
     Shared bind_mounts_are_crossed_both_ways,
     Alone without_a_path_every_filesystem_with_dirty_tracking_is_traced,
@@ -126,6 +127,24 @@ fn a_file_given_as_path_is_traced_by_every_name(place: &Place) -> Check {
             events[0]["inode"],
             fs::metadata(&given).expect("stat").ino()
         );
+    })
+}
+
+fn a_file_that_gets_a_name_inside_is_reported_by_every_name(place: &Place) -> Check {
+    let (inside, outside) = (place.file("linked"), place.outside.join("linked"));
+    fs::write(&outside, "x").expect("a new file");
+    Box::new(move |trace| {
+        // Decided as outside, while it has one name only …
+        fs::write(&outside, "y").expect("writing");
+        rustix::fs::sync();
+        assert_eq!(paths_of(&trace.events()), [""; 0].map(PathBuf::from));
+        // … and anew when it has another.
+        fs::hard_link(&outside, &inside).expect("linking");
+        for name in [&outside, &inside] {
+            fs::write(name, "z").expect("writing");
+            rustix::fs::sync();
+        }
+        assert_eq!(paths_of(&trace.events()), [outside, inside]);
     })
 }
 
