@@ -179,6 +179,9 @@ impl Session {
     /// Detaches, shows what is left, and ends the output.
     async fn finish(&mut self, end: &End) -> Result<(), OutputError> {
         self.tracer.stop();
+        if let Some(logger) = &mut self.logger {
+            logger.get_mut().flush();
+        }
         if let End::Output(error) = end {
             return match error {
                 OutputError::Closed => Err(OutputError::Closed),

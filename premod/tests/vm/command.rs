@@ -14,6 +14,7 @@ use crate::{harness::Place, tests, trace::path_of};
 tests! {
     Alone with_a_command_premod_traces_while_it_runs_and_ends_with_its_status,
     Alone the_output_of_the_command_does_not_mix_with_the_events,
+    Alone the_kernel_side_speaks_at_vv_only,
     Alone limits_end_the_trace,
     Alone filters_choose_events,
     Alone the_table_is_aligned_and_harmless,
@@ -102,6 +103,31 @@ fn the_output_of_the_command_does_not_mix_with_the_events(place: &Place) {
     let output = premod(&["--json", "-o", log, here, "--", "sh", "-c", &script]);
     assert_eq!(text(&output.stdout), "from the command\n");
     assert!(fs::read_to_string(log).expect("the log").contains("/b\""));
+}
+
+fn the_kernel_side_speaks_at_vv_only(place: &Place) {
+    let here = directory(place);
+    let script = write(place, &["a"]);
+    let speaks = |verbose: &str| {
+        let output = Command::new("premod")
+            .args([
+                verbose,
+                "trace",
+                "-o",
+                "/dev/null",
+                here,
+                "--",
+                "sh",
+                "-c",
+                &script,
+            ])
+            .output()
+            .expect("premod can be run");
+        rustix::fs::sync();
+        text(&output.stderr).contains("premod_ebpf::emit: generation ")
+    };
+    assert!(speaks("-vv"));
+    assert!(!speaks("-v"));
 }
 
 fn limits_end_the_trace(place: &Place) {
