@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     error::Error,
-    events::{Clocks, Duplicates, Losses, Lost, LostReason, Record, Skippable, decode},
+    events::{Clocks, Duplicates, Losses, Lost, Record, Skippable, decode},
     kernel::{
         attach::{self, Attachment, HOOKS, Kind},
         btf::Btf,
@@ -480,20 +480,6 @@ fn ring_size(bytes: u32) -> Result<u32, Error> {
                 "a ring buffer of {bytes} bytes is too large: at most 1 GiB"
             ))
         })
-}
-
-/// What a lost record says in words.
-impl LostReason {
-    /// In words, for people.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        match self {
-            Self::BufferFull => "the ring buffer was full; try a larger --buffer-size".to_owned(),
-            Self::Recursion { hook } => {
-                format!("the kernel skipped the program on {hook} (recursion_misses)")
-            }
-        }
-    }
 }
 
 #[cfg(test)]

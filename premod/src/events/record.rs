@@ -135,6 +135,19 @@ pub enum LostReason {
     },
 }
 
+impl LostReason {
+    /// In words, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::BufferFull => "the ring buffer was full; try a larger --buffer-size".to_owned(),
+            Self::Recursion { hook } => {
+                format!("the kernel skipped the program on {hook} (recursion_misses)")
+            }
+        }
+    }
+}
+
 /// Events that could not be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
