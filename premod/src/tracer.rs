@@ -133,10 +133,7 @@ impl TracerBuilder {
             source,
         })?;
         if environment.lockdown_forbids() {
-            return Err(Error::KernelRefuses {
-                release: release(),
-                reason: "it is locked down (confidentiality mode), which keeps BPF from reading kernel memory; boot with lockdown=integrity or less".to_owned(),
-            });
+            return Err(load::refused(&environment, ""));
         }
         let mut table = facts::gather(&btf);
         tracing::debug!("gathered {} facts from BTF", table.list.len());

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::Error,
     kernel::{
-        attach::{self, Attachment, HOOKS, Kind},
+        attach::{self, Attachment, HOOKS},
         btf::Btf,
         caps,
         enrol::{self, Enroller},
@@ -146,17 +146,4 @@ fn attach_all(
         });
     }
     Ok(())
-}
-
-impl HookState {
-    /// Whether it hangs by the second-best way, because `bpf` is not an active LSM.
-    #[must_use]
-    pub fn fell_back(&self) -> bool {
-        let Ok(way) = self.state else { return false };
-        way.kind != Kind::Lsm
-            && HOOKS.iter().any(|hook| {
-                hook.sees == self.sees
-                    && hook.ways.first().is_some_and(|best| best.kind == Kind::Lsm)
-            })
-    }
 }

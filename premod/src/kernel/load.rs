@@ -73,7 +73,8 @@ pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environ
     Error::kernel(format!("cannot load or attach {program}"), error)
 }
 
-fn refused(environment: &Environment, answer: &str) -> Error {
+/// The kernel keeps programs like ours out: by lockdown, or by a policy that gave this answer.
+pub(crate) fn refused(environment: &Environment, answer: &str) -> Error {
     let reason = if environment.lockdown_forbids() {
         "it is locked down (confidentiality mode), which keeps BPF from reading kernel memory; boot with lockdown=integrity or less".to_owned()
     } else {

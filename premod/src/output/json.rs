@@ -99,7 +99,7 @@ pub(super) fn record(buffer: &mut Vec<u8>, record: &Record) {
 }
 
 /// Adds the line that ends the stream.
-pub fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
+pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
     let Summary {
         events,
         lost,

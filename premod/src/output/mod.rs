@@ -11,7 +11,6 @@ use std::{
 };
 
 pub use filter::{Filter, globs};
-pub use json::summary as json_summary;
 pub use table::Columns;
 pub use text::printable;
 
