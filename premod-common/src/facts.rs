@@ -20,6 +20,7 @@ pub struct Facts {
     pub mount_mnt: u32,
     pub mount_mnt_parent: u32,
     pub mount_mnt_mountpoint: u32,
+    pub mount_mnt_ns: u32,
     pub dentry_d_parent: u32,
     pub dentry_d_name_name: u32,
     pub dentry_d_inode: u32,
@@ -42,16 +43,22 @@ pub struct Facts {
     pub file_system_type_name: u32,
     pub vm_fault_vma: u32,
     pub vm_fault_pgoff: u32,
+    pub vm_fault_flags: u32,
     pub vm_area_struct_vm_file: u32,
+    pub vm_area_struct_vm_flags: u32,
     pub kiocb_ki_filp: u32,
     pub kiocb_ki_pos: u32,
     pub iov_iter_count: u32,
+    pub iattr_ia_valid: u32,
+    pub iattr_ia_size: u32,
     pub renamedata_old_dentry: u32,
     pub renamedata_new_dentry: u32,
     /// Bit of `xa_flags` that says that some page is dirty (`PAGECACHE_TAG_DIRTY`).
     pub mapping_dirty_mark: u32,
     /// `I_DIRTY_PAGES`; 0 when it could not be found.
     pub i_dirty_pages: u32,
+    /// `FAULT_FLAG_WRITE` of `vm_fault.flags`; 0 when it could not be found.
+    pub fault_flag_write: u32,
     /// log2 of the page size in bytes.
     pub page_shift: u32,
     /// `O_DIRECT` of this architecture.

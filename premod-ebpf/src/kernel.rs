@@ -209,4 +209,12 @@ impl Place {
         mount: 0,
         dentry: 0,
     };
+
+    /// Whether the dentry is one of the inode's: overlayfs gives its own together with the inode of the
+    /// upper filesystem.
+    #[inline(always)]
+    pub(crate) fn names(self, inode: Inode) -> bool {
+        self.dentry != 0
+            && read(self.dentry + u64::from(fact!(dentry_d_inode))) == inode.address()
+    }
 }

@@ -25,6 +25,7 @@ pub(crate) static FACTS: Facts = Facts {
     mount_mnt: 0,
     mount_mnt_parent: 0,
     mount_mnt_mountpoint: 0,
+    mount_mnt_ns: 0,
     dentry_d_parent: 0,
     dentry_d_name_name: 0,
     dentry_d_inode: 0,
@@ -47,14 +48,19 @@ pub(crate) static FACTS: Facts = Facts {
     file_system_type_name: 0,
     vm_fault_vma: 0,
     vm_fault_pgoff: 0,
+    vm_fault_flags: 0,
     vm_area_struct_vm_file: 0,
+    vm_area_struct_vm_flags: 0,
     kiocb_ki_filp: 0,
     kiocb_ki_pos: 0,
     iov_iter_count: 0,
+    iattr_ia_valid: 0,
+    iattr_ia_size: 0,
     renamedata_old_dentry: 0,
     renamedata_new_dentry: 0,
     mapping_dirty_mark: 0,
     i_dirty_pages: 0,
+    fault_flag_write: 0,
     page_shift: 0,
     o_direct: 0,
 };
@@ -118,6 +124,18 @@ pub(crate) static SYNCED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(10
 /// Changes whenever a directory is renamed or the mounts change: older scope verdicts are void.
 #[map]
 pub(crate) static SCOPE_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Tasks in the middle of a deduplication, with the inode whose blocks are replaced by equal ones. If one
+/// falls out, its deduplication is announced like a write.
+#[map]
+pub(crate) static DEDUPES: LruHashMap<Task, InodeAddress> = LruHashMap::with_max_entries(1024, 0);
+
+/// Tasks in the middle of an ioctl that exchanges the blocks of two files.
+#[map]
+pub(crate) static EXCHANGES: LruHashMap<Task, u32> = LruHashMap::with_max_entries(1024, 0);
+
+/// `bpf_get_current_pid_tgid`: process id and thread id.
+pub(crate) type Task = u64;
 
 /// What is counted, per CPU.
 #[map]

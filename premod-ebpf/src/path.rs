@@ -24,21 +24,24 @@ const AT_FILESYSTEM_ROOT: u64 = 2;
 /// `scratch` is a taken slot.
 #[inline(always)]
 pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Place) -> u8 {
-    let dentry = if place.dentry != 0 {
-        place.dentry
+    // A file opened through overlayfs has the names that it has there. Those of its own filesystem are the
+    // ones that go with its inode and device.
+    let (dentry, mut mount) = if place.names(inode) {
+        (place.dentry, place.mount)
     } else {
-        inode.some_dentry()
+        (inode.some_dentry(), 0)
     };
-    let mount_root = if place.mount != 0 {
-        read(place.mount + u64::from(fact!(vfsmount_mnt_root)))
+    let mut mount_root = 0;
+    if mount != 0 && is_in_a_namespace(mount) {
+        mount_root = read(mount + u64::from(fact!(vfsmount_mnt_root)));
     } else {
-        0
-    };
+        mount = 0;
+    }
     // SAFETY: the caller vouches for `scratch`.
     unsafe {
         (*scratch).walk = Walk {
             dentry,
-            mount: place.mount,
+            mount,
             mount_root,
             length: 0,
             alias: 0,
@@ -62,6 +65,18 @@ pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Pla
     };
     if deleted { flags | FLAG_DELETED } else { flags }
 }
+
+/// Whether a mount is part of a tree that processes see. The kernel has mounts of its own (overlayfs one for
+/// each layer), and unmounted ones live on in open files: from those no way leads to a root.
+#[inline(always)]
+fn is_in_a_namespace(mount: u64) -> bool {
+    let namespace = read(mount - u64::from(fact!(mount_mnt)) + u64::from(fact!(mount_mnt_ns)));
+    // MNT_NS_INTERNAL is ERR_PTR(-EINVAL).
+    namespace != 0 && namespace < u64::MAX - MAX_ERRNO
+}
+
+/// `MAX_ERRNO` of include/linux/err.h.
+const MAX_ERRNO: u64 = 4095;
 
 /// One step: a component, or from the root of a mount to its mount point. Returns 1 to stop.
 unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {

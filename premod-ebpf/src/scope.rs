@@ -95,7 +95,7 @@ fn find_out(inode: Inode, place: Place) -> bool {
     if dentry == 0 {
         return true;
     }
-    let alias = if inode.has_links() {
+    let alias = if inode.has_links() || !place.names(inode) {
         inode.first_alias()
     } else {
         0

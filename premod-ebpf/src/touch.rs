@@ -16,6 +16,7 @@ use premod_common::{
 use crate::{
     atomic::{compare_and_swap, opaque},
     emit::{Announce, Change, emit},
+    hooks::dedupe::is_deduplicating,
     kernel::{Inode, Place},
     maps::{Count, INODES, SYNCED, count, setting},
     scope::is_inside,
@@ -121,7 +122,7 @@ fn decide(
         let mapping = mapping(entry, word, inode);
         let mut next = step(word, mapping, own);
         if let Step::Announce(..) = next
-            && is_own()
+            && (is_own() || is_deduplicating(inode))
         {
             own = true;
             next = step(word, mapping, own);

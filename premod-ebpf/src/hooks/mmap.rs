@@ -16,7 +16,35 @@ use crate::{
 /// mapping that is write-protected because it is clean. The store itself happens after the fault.
 #[fentry(function = "do_page_mkwrite")]
 fn do_page_mkwrite(ctx: FEntryContext) -> i32 {
+    stored(ctx.arg(0));
+    0
+}
+
+/// `dax_iomap_fault(struct vm_fault *vmf, …)`, 6.1 to 7.x: every fault on a DAX file, which has no pages
+/// that could become writable.
+#[fentry(function = "dax_iomap_fault")]
+fn dax_iomap_fault(ctx: FEntryContext) -> i32 {
     let fault: *const u8 = ctx.arg(0);
+    // SAFETY: the offsets are those of flags and vma in struct vm_fault, and of vm_flags in the vma.
+    let (write, shared) = unsafe {
+        let area: *const u8 = load(fault, fact!(vm_fault_vma));
+        (
+            load::<u32>(fault, fact!(vm_fault_flags)) & fact!(fault_flag_write) != 0,
+            load::<u64>(area, fact!(vm_area_struct_vm_flags)) & VM_SHARED != 0,
+        )
+    };
+    if write && shared {
+        stored(fault);
+    }
+    0
+}
+
+/// `VM_SHARED` of include/linux/mm.h, which takes its value from the processors' page tables of the
+/// nineties; 6.19 and later have it in BTF as `VMA_SHARED_BIT`, 3.
+const VM_SHARED: u64 = 0x8;
+
+#[inline(always)]
+fn stored(fault: *const u8) {
     // SAFETY: the offsets are those of vma and pgoff in struct vm_fault, and of vm_file in the vma.
     let (file, page) = unsafe {
         let area: *const u8 = load(fault, fact!(vm_fault_vma));
@@ -32,5 +60,4 @@ fn do_page_mkwrite(ctx: FEntryContext) -> i32 {
         range,
     };
     touch(file.inode(), file.place(), change);
-    0
 }

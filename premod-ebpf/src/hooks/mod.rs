@@ -1,10 +1,12 @@
 //! The entries from the kernel, one file per family.
 
+pub(crate) mod dedupe;
 mod dirty;
 mod enrol;
 mod evict;
+mod exchange;
 mod mmap;
-mod rename;
+mod names;
 mod space;
 mod sync;
 mod truncate;

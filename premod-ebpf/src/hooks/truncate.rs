@@ -48,14 +48,17 @@ fn fentry_file_truncate(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// `do_truncate(idmap, struct dentry *dentry, loff_t length, time_attrs, struct file *filp)`, 6.1 to 7.x.
+/// `notify_change(idmap, struct dentry *dentry, struct iattr *attr, …)`, 6.1 to 7.x.
 ///
-/// Behind all of the above, and behind callers that ask no LSM (core dumps, accounting). A second look
-/// after the locks that the others may have slept on.
-#[fentry(function = "do_truncate")]
-fn do_truncate(ctx: FEntryContext) -> i32 {
+/// Behind all of the above, under the inode lock: a second look after the locks that the others may have
+/// slept on. And behind callers that ask no LSM: core dumps, accounting, overlayfs for its upper file, nfsd.
+#[fentry(function = "notify_change")]
+fn notify_change(ctx: FEntryContext) -> i32 {
     let dentry: *const u8 = ctx.arg(1);
-    if dentry.is_null() {
+    let attributes: *const u8 = ctx.arg(2);
+    // SAFETY: the offset is that of ia_valid in struct iattr.
+    let valid: u32 = unsafe { load(attributes, fact!(iattr_ia_valid)) };
+    if valid & ATTR_SIZE == 0 || dentry.is_null() {
         return 0;
     }
     // SAFETY: the offset is that of d_inode in struct dentry.
@@ -63,16 +66,22 @@ fn do_truncate(ctx: FEntryContext) -> i32 {
     if inode.is_null() {
         return 0;
     }
-    truncated(
-        Inode(inode),
-        Place {
-            mount: 0,
-            dentry: dentry as u64,
-        },
-        ctx.arg(2),
-    );
+    // SAFETY: the offset is that of ia_size in struct iattr.
+    let size: u64 = unsafe { load(attributes, fact!(iattr_ia_size)) };
+    let place = Place {
+        mount: 0,
+        dentry: dentry as u64,
+    };
+    let change = Change {
+        range: Some((size, TO_THE_END)),
+        ..UNKNOWN_SIZE
+    };
+    touch(Inode(inode), place, change);
     0
 }
+
+/// `ATTR_SIZE` of include/linux/fs.h: a macro, which BTF does not carry, with the same value since 2.6.
+const ATTR_SIZE: u32 = 1 << 3;
 
 #[inline(always)]
 fn path_truncated(path: *const u8) {
@@ -97,19 +106,6 @@ fn path_truncated(path: *const u8) {
 #[inline(always)]
 fn file_truncated(file: File) {
     touch(file.inode(), file.place(), UNKNOWN_SIZE);
-}
-
-#[inline(always)]
-fn truncated(inode: Inode, place: Place, size: u64) {
-    let range = Some((size, TO_THE_END));
-    touch(
-        inode,
-        place,
-        Change {
-            range,
-            ..UNKNOWN_SIZE
-        },
-    );
 }
 
 const UNKNOWN_SIZE: Change = Change {

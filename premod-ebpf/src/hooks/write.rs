@@ -56,19 +56,34 @@ fn permission(file: File, mask: i32) {
 fn generic_write_checks(ctx: FEntryContext) -> i32 {
     let iocb: *const u8 = ctx.arg(0);
     let from: *const u8 = ctx.arg(1);
-    // SAFETY: the offsets are those of ki_filp and ki_pos in struct kiocb, and of count in iov_iter.
-    let (file, position, length) = unsafe {
+    // SAFETY: the offset is that of count in struct iov_iter.
+    let length = unsafe { load(from, fact!(iov_iter_count)) };
+    checked(iocb, Some(length));
+    0
+}
+
+/// `generic_write_checks_count(struct kiocb *iocb, loff_t *count)`, 6.1 to 7.x: the same for btrfs's encoded
+/// writes. The function above has it inlined, so that other writes do not come by.
+#[fentry(function = "generic_write_checks_count")]
+fn generic_write_checks_count(ctx: FEntryContext) -> i32 {
+    checked(ctx.arg(0), None);
+    0
+}
+
+#[inline(always)]
+fn checked(iocb: *const u8, length: Option<u64>) {
+    // SAFETY: the offsets are those of ki_filp and ki_pos in struct kiocb.
+    let (file, position) = unsafe {
         (
             File(load(iocb, fact!(kiocb_ki_filp))),
             load::<u64>(iocb, fact!(kiocb_ki_pos)),
-            load::<u64>(from, fact!(iov_iter_count)),
         )
     };
     let change = Change {
         op: Op::Write as u8,
-        unpaged: file.is_direct(),
-        range: Some((position, length)),
+        // An encoded write puts its blocks below the page cache.
+        unpaged: length.is_none() || file.is_direct(),
+        range: length.map(|length| (position, length)),
     };
     touch(file.inode(), file.place(), change);
-    0
 }

@@ -98,6 +98,35 @@ pub const HOOKS: &[Hook] = &[
         scoped_only: true,
     },
     Hook {
+        sees: "hard links",
+        ways: &[Attachment {
+            kind: Kind::Fexit,
+            target: "vfs_link",
+            program: "vfs_link",
+        }],
+        cost: "files linked into a traced directory that lose their old name would be missed",
+        essential: true,
+        scoped_only: true,
+    },
+    Hook {
+        sees: "deduplication",
+        ways: &[fentry("vfs_dedupe_file_range_one", "dedupe_begins")],
+        cost: "it is reported as a write, though no byte changes",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "the end of deduplication",
+        ways: &[Attachment {
+            kind: Kind::Fexit,
+            target: "vfs_dedupe_file_range_one",
+            program: "dedupe_ends",
+        }],
+        cost: "a write after a deduplication that failed could be taken for part of it",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
         sees: "fsync, fdatasync, msync",
         ways: &[fentry("vfs_fsync_range", "vfs_fsync_range")],
         cost: "changes that leave no dirty page would be announced once only",
@@ -153,7 +182,31 @@ pub const HOOKS: &[Hook] = &[
         scoped_only: false,
     },
     Hook {
-        sees: "the write family, fallocate, reflinks, deduplication",
+        sees: "ioctls that exchange the blocks of two files",
+        ways: &[fentry("security_file_ioctl", "security_file_ioctl")],
+        cost: "EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT and XFS_IOC_SWAPEXT would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "the same, from programs of 32 bits",
+        ways: &[fentry(
+            "security_file_ioctl_compat",
+            "security_file_ioctl_compat",
+        )],
+        cost: "EXT4_IOC_MOVE_EXT by programs of 32 bits would be missed",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "the two files of such an ioctl",
+        ways: &[fentry("lock_two_nondirectories", "lock_two_nondirectories")],
+        cost: "EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT and XFS_IOC_SWAPEXT would be missed",
+        essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "the write family, fallocate, reflinks",
         ways: &[
             lsm("file_permission", "lsm_file_permission"),
             fentry("security_file_permission", "fentry_file_permission"),
@@ -167,6 +220,16 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fentry("generic_write_checks", "generic_write_checks")],
         cost: "a writer that slept while its file became clean is announced late",
         essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "encoded writes of btrfs again, under the inode lock",
+        ways: &[fentry(
+            "generic_write_checks_count",
+            "generic_write_checks_count",
+        )],
+        cost: "an encoded write that slept while its file became clean is missed",
+        essential: false,
         scoped_only: false,
     },
     Hook {
@@ -191,7 +254,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "every change of size, again",
-        ways: &[fentry("do_truncate", "do_truncate")],
+        ways: &[fentry("notify_change", "notify_change")],
         cost: "truncates would be missed",
         essential: true,
         scoped_only: false,
@@ -201,6 +264,13 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fentry("do_page_mkwrite", "do_page_mkwrite")],
         cost: "stores through mappings would be missed",
         essential: true,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "stores through shared mappings of DAX files",
+        ways: &[fentry("dax_iomap_fault", "dax_iomap_fault")],
+        cost: "stores to DAX files are announced late",
+        essential: false,
         scoped_only: false,
     },
     Hook {
@@ -302,7 +372,7 @@ mod tests {
             "file_permission",
             "generic_write_checks",
             "do_page_mkwrite",
-            "do_truncate",
+            "notify_change",
         ] {
             assert!(position(target) < net, "{target} announces before the net");
         }

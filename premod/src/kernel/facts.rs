@@ -119,6 +119,13 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         PATHS,
     ),
     (
+        "mount.mnt_ns",
+        "mount",
+        "mnt_ns",
+        |f| &mut f.mount_mnt_ns,
+        PATHS,
+    ),
+    (
         "dentry.d_parent",
         "dentry",
         "d_parent",
@@ -274,10 +281,24 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         "stores into mappings",
     ),
     (
+        "vm_fault.flags",
+        "vm_fault",
+        "flags",
+        |f| &mut f.vm_fault_flags,
+        "stores into mappings",
+    ),
+    (
         "vm_area_struct.vm_file",
         "vm_area_struct",
         "vm_file",
         |f| &mut f.vm_area_struct_vm_file,
+        "stores into mappings",
+    ),
+    (
+        "vm_area_struct.vm_flags",
+        "vm_area_struct",
+        "vm_flags",
+        |f| &mut f.vm_area_struct_vm_flags,
         "stores into mappings",
     ),
     (
@@ -300,6 +321,20 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         "count",
         |f| &mut f.iov_iter_count,
         "writes",
+    ),
+    (
+        "iattr.ia_valid",
+        "iattr",
+        "ia_valid",
+        |f| &mut f.iattr_ia_valid,
+        "truncates",
+    ),
+    (
+        "iattr.ia_size",
+        "iattr",
+        "ia_size",
+        |f| &mut f.iattr_ia_size,
+        "truncates",
     ),
     (
         "renamedata.old_dentry",
@@ -357,6 +392,18 @@ pub fn gather(btf: &Btf) -> FactTable {
         value: dirty_pages,
         source,
         cost: "the net under the other hooks has one mesh less (DAX)",
+        essential: false,
+    });
+
+    let write_fault = btf
+        .enumerator("FAULT_FLAG_WRITE")
+        .and_then(|value| value.try_into().ok());
+    facts.fault_flag_write = write_fault.unwrap_or(0);
+    list.push(Fact {
+        name: "FAULT_FLAG_WRITE",
+        value: write_fault,
+        source: "BTF",
+        cost: "stores to DAX files are announced late",
         essential: false,
     });
 

@@ -1,4 +1,4 @@
-//! Renames, which can move files into the traced subtree or out of it.
+//! Renames and links, which can bring files into the traced subtree or take them out of it.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
@@ -23,6 +23,17 @@ fn vfs_rename(ctx: FExitContext) -> i32 {
         forget(load(renamed, fact!(renamedata_old_dentry)));
         forget(load(renamed, fact!(renamedata_new_dentry)));
     }
+    0
+}
+
+/// `vfs_link(struct dentry *old_dentry, …)`, 6.1 to 7.x. Attached only when PATHs are traced.
+///
+/// A file that was outside by its only name may have become one inside. As long as it has two names its
+/// verdict is found again each time; this is for the time when the old one is gone.
+#[fexit(function = "vfs_link")]
+fn vfs_link(ctx: FExitContext) -> i32 {
+    // SAFETY: the first argument is a dentry.
+    unsafe { forget(ctx.arg(0)) };
     0
 }
 

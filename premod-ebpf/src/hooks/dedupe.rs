@@ -1,0 +1,46 @@
+//! Deduplication: a file's blocks are replaced by equal ones of another file, and no byte changes.
+//!
+//! It asks for the same permission as a write, so it has to be told apart. A touch that belongs to it is
+//! treated like one of premod's own: it is not announced, and hides nobody else's.
+
+use aya_ebpf::{
+    helpers::generated::bpf_get_current_pid_tgid,
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+
+use crate::{
+    kernel::{File, Inode},
+    maps::DEDUPES,
+};
+
+/// `vfs_dedupe_file_range_one(src_file, src_pos, dst_file, dst_pos, len, flags)`, 6.1 to 7.x: asks for
+/// permission, and then has the filesystem compare and share.
+#[fentry(function = "vfs_dedupe_file_range_one")]
+fn dedupe_begins(ctx: FEntryContext) -> i32 {
+    let target = File(ctx.arg(2)).inode().address();
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_pid_tgid() };
+    let _ = DEDUPES.insert(task, target, 0);
+    0
+}
+
+/// The same at its exit. If this one is skipped, the next write of the task to the same file is taken for
+/// part of the deduplication; the skip is counted as lost.
+#[fexit(function = "vfs_dedupe_file_range_one")]
+fn dedupe_ends(_ctx: FExitContext) -> i32 {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_pid_tgid() };
+    let _ = DEDUPES.remove(task);
+    0
+}
+
+/// Whether the running task deduplicates this inode, which is then forgotten: permission is asked once.
+#[inline(always)]
+pub(crate) fn is_deduplicating(inode: Inode) -> bool {
+    // SAFETY: no preconditions.
+    let task = unsafe { bpf_get_current_pid_tgid() };
+    // SAFETY: a shared reference into a map value that only this task changes.
+    let target = unsafe { DEDUPES.get(task) }.copied();
+    target == Some(inode.address()) && DEDUPES.remove(task).is_ok()
+}
