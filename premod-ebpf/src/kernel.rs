@@ -214,7 +214,6 @@ impl Place {
     /// upper filesystem.
     #[inline(always)]
     pub(crate) fn names(self, inode: Inode) -> bool {
-        self.dentry != 0
-            && read(self.dentry + u64::from(fact!(dentry_d_inode))) == inode.address()
+        self.dentry != 0 && read(self.dentry + u64::from(fact!(dentry_d_inode))) == inode.address()
     }
 }

@@ -66,9 +66,11 @@ pub(crate) struct Place {
 
 impl Place {
     fn new(mount: &Mount, test: &str) -> Self {
+        // A name that mount(8) takes among its options.
+        let name = test.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
         let place = Self {
-            directory: mount.traced().join(test),
-            outside: mount.point.join("outside").join(test),
+            directory: mount.traced().join(&name),
+            outside: mount.point.join("outside").join(&name),
             given: mount.given(),
             filesystem: mount.filesystem.clone(),
             lsm: has_lsm(),

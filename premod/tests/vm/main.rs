@@ -5,6 +5,7 @@
 
 mod accounting;
 mod command;
+mod coverage;
 mod diagnosis;
 mod first_dirty;
 mod harness;
@@ -30,6 +31,7 @@ fn tests() -> Vec<Test> {
         silence::TESTS,
         paths::TESTS,
         accounting::TESTS,
+        &coverage::tests(),
         command_line,
         diagnosis::TESTS,
         refusals::TESTS,

@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 pub(crate) fn now() -> u64 {
@@ -65,6 +65,26 @@ impl Mapping {
         assert!(offset < self.length);
         // SAFETY: inside of the mapping; volatile, because the kernel is watching.
         unsafe { self.address.add(offset).write_volatile(value) };
+    }
+
+    /// Where a byte lies.
+    pub(crate) fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset < self.length);
+        // SAFETY: inside of the mapping.
+        unsafe { self.address.add(offset) }.as_ptr()
+    }
+
+    /// Makes it read-only, or writable again.
+    pub(crate) fn protect(&self, writable: bool) {
+        let flags = if writable {
+            MprotectFlags::READ | MprotectFlags::WRITE
+        } else {
+            MprotectFlags::READ
+        };
+        // SAFETY: our own mapping; nobody holds a reference into it that would be used for writing.
+        let result =
+            unsafe { rustix::mm::mprotect(self.address.as_ptr().cast(), self.length, flags) };
+        result.expect("mprotect");
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     table::Row,
-    verdict::{Line, Skips, Test, Verdict},
+    verdict::{CoverageCell, Line, Skips, Test, Verdict},
 };
 use crate::{
     paths, setup,
@@ -36,7 +36,7 @@ impl Boot<'_> {
     }
 
     /// Boots and collects the verdicts. Whatever goes wrong with the boot is a failed row.
-    pub(crate) fn run(&self) -> Result<Vec<Row>> {
+    pub(crate) fn run(&self) -> Result<(Vec<Row>, BootCoverage)> {
         let place = self.place();
         let mut command = "premod-vm-test".to_owned();
         if let Some(filter) = self.filter {
@@ -48,6 +48,8 @@ impl Boot<'_> {
             filesystems: vec![Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs],
             programs: self.programs.to_vec(),
             bpf_lsm: self.bpf_lsm,
+            memory: MEMORY,
+            append: vec![PERSISTENT.to_owned()],
             environment: environment
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .to_vec(),
@@ -89,7 +91,12 @@ impl Boot<'_> {
                 eprintln!("  {place} | {line}");
             }
         }
-        Ok(rows)
+        let coverage = BootCoverage {
+            kernel: place,
+            release: vm.kernel.release.clone(),
+            cells: collector.cells,
+        };
+        Ok((rows, coverage))
     }
 
     /// The row of one verdict: a skip that nobody expects is a failure.
@@ -121,6 +128,19 @@ impl Boot<'_> {
     }
 }
 
+/// The cells that one boot has filled in.
+pub(crate) struct BootCoverage {
+    /// The name of the boot's column.
+    pub(crate) kernel: String,
+    pub(crate) release: String,
+    pub(crate) cells: Vec<CoverageCell>,
+}
+
+/// Megabytes of memory; a part of them is the storage of the DAX tests.
+const MEMORY: u32 = 2560;
+/// Two devices, of a size that mkfs.ext4 and mkfs.xfs take.
+const PERSISTENT: &str = "memmap=64M!1536M memmap=384M!1600M";
+
 /// How often a running boot shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -128,6 +148,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 struct Collector {
     place: String,
     tests: Vec<Test>,
+    cells: Vec<CoverageCell>,
     done: Option<usize>,
     garbage: Option<String>,
     unfinished: Vec<u8>,
@@ -143,6 +164,7 @@ impl Collector {
         Ok(Self {
             place: place.to_owned(),
             tests: Vec::new(),
+            cells: Vec::new(),
             done: None,
             garbage: None,
             unfinished: Vec::new(),
@@ -154,6 +176,7 @@ impl Collector {
     fn line(&mut self, line: &str) {
         match Line::parse(line) {
             Ok(Line::Done { done }) => self.done = Some(done),
+            Ok(Line::Cell(cell)) => self.cells.push(cell),
             Ok(Line::Test(test)) => {
                 if test.verdict == Verdict::Fail || self.said.elapsed() > HEARTBEAT {
                     self.said = Instant::now();

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check and every test, on this machine and on the real kernels.
 
+mod coverage;
 mod guest;
 mod host;
 mod table;
@@ -19,7 +20,11 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 
-use self::{guest::Boot, table::Row, verdict::Skips};
+use self::{
+    guest::{Boot, BootCoverage},
+    table::Row,
+    verdict::Skips,
+};
 use crate::{setup, setup::kernels::SERIES, vm};
 
 /// Sets up what is missing and runs all checks and tests.
@@ -117,12 +122,21 @@ impl Options {
                 skips: &skips,
             })
             .collect();
-        run_all(&boots, self.jobs.max(1))
+        let (mut rows, seen) = run_all(&boots, self.jobs.max(1))?;
+        let whole = self.kernels.is_empty() && self.filter.is_none();
+        rows.extend(coverage::conclude(&seen, whole)?);
+        if let Some(filter) = &self.filter
+            && rows.is_empty()
+        {
+            let reason = format!("no test's name contains {filter:?}");
+            rows.push(Row::failure("--filter", reason));
+        }
+        Ok(rows)
     }
 }
 
 /// Runs the boots, `jobs` at a time, and returns their rows in the boots' order.
-fn run_all(boots: &[Boot<'_>], jobs: usize) -> Result<Vec<Row>> {
+fn run_all(boots: &[Boot<'_>], jobs: usize) -> Result<(Vec<Row>, Vec<BootCoverage>)> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -143,9 +157,11 @@ fn run_all(boots: &[Boot<'_>], jobs: usize) -> Result<Vec<Row>> {
     });
     let mut results = results.into_inner().unwrap_or_default();
     results.sort_by_key(|(number, _)| *number);
-    let mut all = Vec::new();
-    for (_, rows) in results {
-        all.extend(rows?);
+    let (mut rows, mut coverage) = (Vec::new(), Vec::new());
+    for (_, result) in results {
+        let (more, seen) = result?;
+        rows.extend(more);
+        coverage.push(seen);
     }
-    Ok(all)
+    Ok((rows, coverage))
 }

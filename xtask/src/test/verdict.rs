@@ -1,9 +1,9 @@
 //! The lines that the VM's test program writes, and the skips that are expected of it.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::paths;
 
@@ -21,6 +21,7 @@ pub(crate) enum Verdict {
 #[serde(untagged)]
 pub(crate) enum Line {
     Test(Test),
+    Cell(CoverageCell),
     /// The last line: how many verdicts there were.
     Done {
         done: usize,
@@ -40,6 +41,48 @@ pub(crate) struct Test {
     pub(crate) seconds: f32,
     #[serde(default)]
     pub(crate) reason: Option<String>,
+}
+
+/// What became of one way to change a file, on one filesystem.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CoverageCell {
+    /// The way's name.
+    pub(crate) coverage: String,
+    pub(crate) fs: String,
+    pub(crate) cell: Cell,
+    /// A sentence, for what is not simply announced before.
+    #[serde(default)]
+    pub(crate) why: Option<String>,
+}
+
+/// What can become of a way to change a file, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Cell {
+    /// No byte changes, and nothing is announced.
+    Silent,
+    /// Announced before it happens.
+    Before,
+    /// There is no such way here.
+    #[serde(rename = "not applicable")]
+    NotApplicable,
+    /// Announced while it happens, or afterwards.
+    Late,
+    /// Not announced.
+    Unseen,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "silent",
+            Self::Before => "before",
+            Self::NotApplicable => "not applicable",
+            Self::Late => "late",
+            Self::Unseen => "unseen",
+        })
+    }
 }
 
 impl Line {
@@ -106,7 +149,7 @@ mod tests {
     fn test(line: &str) -> Test {
         match Line::parse(line).unwrap() {
             Line::Test(test) => test,
-            Line::Done { .. } => panic!("{line} is a test"),
+            _ => panic!("{line} is a test"),
         }
     }
 

@@ -20,12 +20,14 @@ pub(crate) const BOOT: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_blk"
 
 /// Brought along for `modprobe`, and for what the kernel asks for by itself. The algorithms are
 /// found by name at run time, so no module says that it needs them.
-const EXTRA: [&str; 11] = [
+const EXTRA: [&str; 13] = [
     "xfs",
     "btrfs",
     "overlay",
     "loop",
     "fuse",
+    "nd_e820",
+    "nd_pmem",
     "crc32c_generic",
     "crc32c_intel",
     "crc32c_cryptoapi",
@@ -35,7 +37,7 @@ const EXTRA: [&str; 11] = [
 ];
 
 /// Counted up when the archive's form changes.
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
 
 /// What a module says about itself.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
