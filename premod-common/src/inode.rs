@@ -6,6 +6,10 @@
 /// The inode number is no key: btrfs subvolumes and snapshots share device, number and generation.
 pub type InodeAddress = u64;
 
+/// Most inodes that are tracked at a time. The kernel takes memory for as many as there are, and 16 MiB for
+/// the table.
+pub const TRACKED_MAX: u32 = 1 << 20;
+
 /// What the kernel side keeps for one inode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -216,4 +216,12 @@ impl Place {
     pub(crate) fn names(self, inode: Inode) -> bool {
         self.dentry != 0 && read(self.dentry + u64::from(fact!(dentry_d_inode))) == inode.address()
     }
+
+    /// Whether the name has been unlinked.
+    #[inline(always)]
+    pub(crate) fn is_deleted(self) -> bool {
+        self.dentry != 0
+            && read(self.dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
+            && read(self.dentry + u64::from(fact!(dentry_d_parent))) != self.dentry
+    }
 }

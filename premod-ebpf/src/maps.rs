@@ -8,7 +8,7 @@ use aya_ebpf::{
 use premod_common::{
     counters::Counters,
     facts::{Facts, Settings},
-    inode::{Enrolled, InodeAddress, TrackedInode},
+    inode::{Enrolled, InodeAddress, TRACKED_MAX, TrackedInode},
 };
 
 use crate::{atomic::increment, scratch::Scratch};
@@ -109,7 +109,7 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// given back when the kernel frees the inode, so the map is never larger than the inode cache.
 #[map]
 pub(crate) static INODES: HashMap<InodeAddress, TrackedInode> =
-    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(TRACKED_MAX, BPF_F_NO_PREALLOC);
 
 /// Inodes of the PATHs given on the command line, with their [`premod_common::inode::ScopeRoot`].
 #[map]

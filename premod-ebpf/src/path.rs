@@ -51,8 +51,7 @@ pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Pla
     if dentry == 0 {
         return FLAG_DELETED | FLAG_PATH_IN_FS;
     }
-    let deleted = read(dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
-        && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry;
+    let deleted = Place { mount, dentry }.is_deleted();
     // SAFETY: the slot is taken.
     let outcome = unsafe {
         walk_up(scratch, step);

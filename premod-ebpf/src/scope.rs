@@ -95,7 +95,8 @@ fn find_out(inode: Inode, place: Place) -> bool {
     if dentry == 0 {
         return true;
     }
-    let alias = if inode.has_links() || !place.names(inode) {
+    // Other names matter if there are any, and if this is none any more.
+    let alias = if inode.has_links() || !place.names(inode) || place.is_deleted() {
         inode.first_alias()
     } else {
         0

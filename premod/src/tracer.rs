@@ -14,7 +14,9 @@ use aya::{
     programs::Program,
 };
 use futures_core::Stream;
-use premod_common::{counters::Counters, event::FirstDirtyRecord, facts::Settings};
+use premod_common::{
+    counters::Counters, event::FirstDirtyRecord, facts::Settings, inode::TRACKED_MAX,
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{Interval, MissedTickBehavior, interval},
@@ -166,6 +168,7 @@ impl TracerBuilder {
                 padding: 0,
             },
             buffer_size: ring_size(self.buffer_size)?,
+            inodes: TRACKED_MAX,
             log_level: self.log_level,
         };
         let mut ebpf = load::object(&setup, &environment)?;

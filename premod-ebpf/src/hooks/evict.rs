@@ -5,20 +5,31 @@ use aya_ebpf::{
     programs::{FEntryContext, LsmContext},
 };
 
-use crate::maps::INODES;
+use premod_common::inode::InodeAddress;
+
+use crate::maps::{INODES, SCOPE, setting};
 
 /// `security_inode_free(struct inode *inode)`, 6.1 to 7.x: the last call before the memory is given back.
 #[lsm(hook = "inode_free_security")]
 fn lsm_inode_free_security(ctx: LsmContext) -> i32 {
-    let inode: *const u8 = ctx.arg(0);
-    let _ = INODES.remove(inode as u64);
+    freed(ctx.arg(0));
     0
 }
 
 /// As [`lsm_inode_free_security`], where `bpf` is not among the active LSMs.
 #[fentry(function = "security_inode_free")]
 fn fentry_inode_free_security(ctx: FEntryContext) -> i32 {
-    let inode: *const u8 = ctx.arg(0);
-    let _ = INODES.remove(inode as u64);
+    freed(ctx.arg(0));
     0
+}
+
+#[inline(always)]
+fn freed(inode: *const u8) {
+    let address = inode as InodeAddress;
+    let _ = INODES.remove(address);
+    // PATHs are kept open. The roots of filesystems mounted below them are not, so that they can be
+    // unmounted.
+    if setting!(scoped) != 0 {
+        let _ = SCOPE.remove(address);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use premod_common::facts::Settings;
+use premod_common::{facts::Settings, inode::TRACKED_MAX};
 
 use super::{
     filesystems::{self, Filesystem},
@@ -128,6 +128,7 @@ fn attach_all(
             ..Settings::default()
         },
         buffer_size: rustix::param::page_size() as u32,
+        inodes: TRACKED_MAX,
         log_level: 0,
     };
     let mut ebpf = load::object(&setup, environment)?;

@@ -46,6 +46,7 @@ impl Enroller {
                 ..Settings::default()
             },
             buffer_size: rustix::param::page_size() as u32,
+            inodes: 1,
             log_level: 0,
         };
         let mut ebpf = load::object(&setup, environment)?;

@@ -20,6 +20,8 @@ pub struct Setup {
     pub settings: Settings,
     /// Size of the event ring buffer in bytes: a power of two and a multiple of the page size.
     pub buffer_size: u32,
+    /// Most inodes that can be tracked at a time.
+    pub inodes: u32,
     /// How much the programs themselves say.
     pub log_level: LogLevel,
 }
@@ -34,6 +36,7 @@ pub fn object(setup: &Setup, environment: &Environment) -> Result<Ebpf, Error> {
         .override_global("SETTINGS", &setup.settings, true)
         .override_global("AYA_LOG_LEVEL", &setup.log_level, false)
         .map_max_entries("EVENTS", setup.buffer_size)
+        .map_max_entries("INODES", setup.inodes)
         .load(OBJECT)
         .map_err(|error| {
             let reason = chain(&error);

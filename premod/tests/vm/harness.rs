@@ -113,7 +113,7 @@ impl Mount {
     }
 }
 
-/// Runs the tests whose name contains `filter`.
+/// Runs the tests whose name contains `filter`, or one of its parts between `|`.
 pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
     let mounts = mounts();
     // The periodic flusher ends clean periods whenever it likes; tests end them themselves. Not 0: that
@@ -121,7 +121,9 @@ pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
     for interval in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
         fs::write(format!("/proc/sys/vm/{interval}"), "360000").expect("the sysctl");
     }
-    let wanted = tests.iter().filter(|test| test.name.contains(filter));
+    let wanted = tests
+        .iter()
+        .filter(|test| filter.split('|').any(|part| test.name.contains(part)));
     let mut report = Report::default();
     let mut shared = Vec::new();
     for test in wanted.clone() {

@@ -9,6 +9,7 @@ mod coverage;
 mod diagnosis;
 mod first_dirty;
 mod harness;
+mod identity;
 mod paths;
 mod refusals;
 mod silence;
@@ -30,6 +31,7 @@ fn tests() -> Vec<Test> {
         first_dirty::TESTS,
         silence::TESTS,
         paths::TESTS,
+        identity::TESTS,
         accounting::TESTS,
         &coverage::tests(),
         command_line,

@@ -12,6 +12,8 @@ mod splices;
 mod stacked;
 mod writes;
 
+pub(crate) use self::sizes::dedupe;
+
 use std::{
     fs::File,
     ops::Range,
