@@ -6,6 +6,7 @@
 mod dax;
 mod ioctls;
 mod mappings;
+mod nfsd;
 mod silent;
 mod sizes;
 mod splices;
@@ -103,6 +104,7 @@ pub(crate) fn tests() -> Vec<Test> {
         mappings::TESTS,
         ioctls::TESTS,
         stacked::TESTS,
+        nfsd::TESTS,
         dax::TESTS,
         silent::TESTS,
     ]
