@@ -8,6 +8,7 @@ mod command;
 mod diagnosis;
 mod first_dirty;
 mod harness;
+mod hostile;
 mod paths;
 mod refusals;
 mod silence;
@@ -29,6 +30,7 @@ fn tests() -> Vec<Test> {
         first_dirty::TESTS,
         silence::TESTS,
         paths::TESTS,
+        hostile::TESTS,
         accounting::TESTS,
         command_line,
         diagnosis::TESTS,
