@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_no_type_information(bytes in vec(any::<u8>(), 0..2000)) {
-        interrogate(bytes);
+    fn any_bytes_after_the_magic_are_refused_or_answer(bytes in vec(any::<u8>(), 0..2000)) {
+        interrogate([&0x0001_eb9fu32.to_ne_bytes()[..], &bytes].concat());
     }
 }
