@@ -26,6 +26,7 @@ pub struct Facts {
     pub dentry_d_inode: u32,
     pub dentry_d_hash_pprev: u32,
     pub dentry_d_alias: u32,
+    pub dentry_d_seq: u32,
     pub hlist_node_next: u32,
     pub inode_i_mode: u32,
     pub inode_i_sb: u32,

@@ -31,6 +31,13 @@ pub(crate) fn read(address: u64) -> u64 {
     unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
 }
 
+/// As [`read`], for members of 32 bits.
+#[inline(always)]
+pub(crate) fn read_u32(address: u64) -> u32 {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+}
+
 /// `struct inode`
 #[derive(Clone, Copy)]
 pub(crate) struct Inode(pub(crate) *const u8);

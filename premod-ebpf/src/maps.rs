@@ -31,6 +31,7 @@ pub(crate) static FACTS: Facts = Facts {
     dentry_d_inode: 0,
     dentry_d_hash_pprev: 0,
     dentry_d_alias: 0,
+    dentry_d_seq: 0,
     hlist_node_next: 0,
     inode_i_mode: 0,
     inode_i_sb: 0,

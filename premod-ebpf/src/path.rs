@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use premod_common::event::{FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX};
 
 use crate::{
-    kernel::{Inode, Place, read},
+    kernel::{Inode, Place, read, read_u32},
     maps::fact,
     scratch::{Scratch, Walk, walk_up},
 };
@@ -95,16 +95,19 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         walk.mount_root = read(walk.mount + u64::from(fact!(vfsmount_mnt_root)));
         return 0;
     }
+    let sequence = walk.dentry + u64::from(fact!(dentry_d_seq));
+    let before = read_u32(sequence);
     let parent = read(walk.dentry + u64::from(fact!(dentry_d_parent)));
     if parent == walk.dentry || parent == 0 {
         walk.outcome = AT_FILESYSTEM_ROOT;
         return 1;
     }
+    let name = read(walk.dentry + u64::from(fact!(dentry_d_name_name)));
+    // Checked after the other loads: 6.1's verifier forgets the bound of what has to leave its register.
     let length = walk.length;
     if length > (NAMES_MAX - NAME_SPACE) as u64 {
         return 1;
     }
-    let name = read(walk.dentry + u64::from(fact!(dentry_d_name_name)));
     // SAFETY: `length` was checked: NAME_SPACE bytes from there on are inside of `names`.
     let written = unsafe {
         let names = (&raw mut (*scratch).names).cast::<u8>();
@@ -116,6 +119,12 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     };
     if written <= 0 || written > NAME_SPACE as i64 {
         return 1;
+    }
+    // A rename writes name and parent while the number is odd, a short name byte by byte in its place. What
+    // was read in the meantime may be a name that never was: the next step reads it again. On x86-64 loads
+    // stay in their order.
+    if before & 1 != 0 || before != read_u32(sequence) {
+        return 0;
     }
     // SAFETY: as at the top; reborrowed, because `names` was borrowed in between.
     unsafe {

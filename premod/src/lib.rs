@@ -42,6 +42,8 @@ pub mod doctor;
 mod error;
 pub mod events;
 pub mod exit_code;
+#[cfg(test)]
+mod fuzz;
 pub mod kernel;
 mod mounts;
 pub mod output;

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
 use premod::{
     cli::{Cli, Command},
     commands, exit_code,
@@ -16,7 +15,7 @@ use tracing_subscriber::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_harmlessly();
     let level = match cli.verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,

@@ -57,7 +57,7 @@ fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
 }
 
 /// The kernel writes space, tab, newline and backslash as `\ooo` (`mangle`).
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {
@@ -75,7 +75,48 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+    use crate::fuzz;
+
+    /// As the kernel writes a path (`seq_escape`).
+    fn mangled(path: &[u8]) -> Vec<u8> {
+        let mut text = Vec::new();
+        for &byte in path {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => {
+                    text.extend(format!("\\{byte:03o}").into_bytes());
+                }
+                _ => text.push(byte),
+            }
+        }
+        text
+    }
+
+    proptest! {
+        #![proptest_config(fuzz::effort(600))]
+
+        #[test]
+        fn mount_points_of_any_name_come_through(paths in vec(fuzz::names(), 0..6)) {
+            let paths: Vec<_> = paths.iter().map(|names| fuzz::joined(names, 0)).collect();
+            let table: Vec<u8> = paths
+                .iter()
+                .flat_map(|path| {
+                    let path = mangled(path);
+                    [b"23 22 8:2 / ", &path[..], b" rw shared:1 - xfs ", &path, b" rw\n"].concat()
+                })
+                .collect();
+            let found: Vec<_> = mount_points(&table).map(|path| path.into_os_string().into_vec()).collect();
+            prop_assert_eq!(found, paths);
+        }
+
+        #[test]
+        fn any_text_is_a_mount_table(table in fuzz::bytes(600)) {
+            let lines = table.split(|&byte| byte == b'\n').count();
+            prop_assert!(mount_points(&table).count() <= lines);
+        }
+    }
 
     #[test]
     fn mount_points_are_unescaped() {

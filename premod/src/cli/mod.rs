@@ -6,7 +6,12 @@ mod trace;
 pub use doctor::DoctorArgs;
 pub use trace::TraceArgs;
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::{
+    ArgAction, CommandFactory, Parser, Subcommand,
+    error::{ContextValue, Error},
+};
+
+use crate::output::printable;
 
 /// Tells that a file is about to change, before it changes.
 ///
@@ -23,6 +28,41 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The arguments of this process. If they are wrong, it ends with a sentence in which they are fit for
+    /// a terminal.
+    #[must_use]
+    pub fn parse_harmlessly() -> Self {
+        Self::try_parse().unwrap_or_else(|error| harmless(error).exit())
+    }
+}
+
+/// clap quotes arguments as they are.
+fn harmless(mut error: Error) -> Error {
+    let text = |text: &String| printable(text.as_bytes());
+    let quoted: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| {
+            let value = match value {
+                ContextValue::String(value) => ContextValue::String(text(value)),
+                ContextValue::Strings(values) => {
+                    ContextValue::Strings(values.iter().map(text).collect())
+                }
+                ContextValue::StyledStrs(values) => {
+                    let plain = values.iter().map(|value| text(&value.to_string()).into());
+                    ContextValue::StyledStrs(plain.collect())
+                }
+                _ => return None,
+            };
+            Some((kind, value))
+        })
+        .collect();
+    for (kind, value) in quoted {
+        error.insert(kind, value);
+    }
+    error
 }
 
 const EXIT_STATUS: &str = "\
@@ -51,6 +91,37 @@ pub fn command() -> clap::Command {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{Cli, harmless};
+    use crate::fuzz;
+
+    proptest! {
+        #![proptest_config(fuzz::effort(1000))]
+
+        #[test]
+        fn no_wrong_argument_reaches_the_terminal_raw(
+            words in vec((0..12usize, fuzz::text(20)), 1..4)
+        ) {
+            let options = [
+                "", "-", "--", "--op=", "-p", "-n", "-d", "--buffer-size=", "--cgroup=", "--no", "trace ", "--fs",
+            ];
+            let all = words.iter().map(|(option, text)| format!("{}{text}", options[*option]));
+            for verb in [None, Some("trace".to_owned()), Some("doctor".to_owned())] {
+                let arguments = std::iter::once("premod".to_owned()).chain(verb).chain(all.clone());
+                let Err(error) = Cli::try_parse_from(arguments) else { continue };
+                // The styles are clap's own; it leaves them out where there is no terminal.
+                let sentence = harmless(error).render().to_string();
+                let raw = |character: char| character != '\n' && crate::output::is_dangerous(character);
+                prop_assert!(!sentence.chars().any(raw), "{sentence:?}");
+                // A newline between other characters is the argument's, not clap's.
+                let mut broken = words.iter().filter(|(_, text)| text.trim().contains('\n'));
+                prop_assert!(!broken.any(|(_, text)| sentence.contains(text)), "{sentence:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();

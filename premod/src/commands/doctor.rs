@@ -22,7 +22,7 @@ pub async fn run(arguments: DoctorArgs) -> Result<u8> {
     } else {
         report::text(&gathered, &problems)
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(&text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             let sentence = format!("cannot write stdout: {error}");
             Err(Failed {

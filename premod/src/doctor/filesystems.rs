@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::mounts;
+
 /// A kind of filesystem that is mounted here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Filesystem {
@@ -84,14 +86,18 @@ fn from_table(table: &str) -> Vec<Filesystem> {
             continue;
         };
         let filesystem = kinds.entry(kind).or_insert_with(|| Filesystem {
-            r#type: kind.to_owned(),
-            mounted_at: point.to_owned(),
+            r#type: plain(kind),
+            mounted_at: plain(point),
             mounts: 0,
             promise,
         });
         filesystem.mounts += 1;
     }
     kinds.into_values().collect()
+}
+
+fn plain(field: &str) -> String {
+    String::from_utf8_lossy(&mounts::unescape(field.as_bytes())).into_owned()
 }
 
 #[cfg(test)]
@@ -114,5 +120,13 @@ mod tests {
         );
         assert_eq!((found[1].mounts, found[1].promise), (2, Promise::Refused));
         assert_eq!(found[1].mounted_at, "/tmp");
+    }
+
+    #[test]
+    fn names_are_as_they_were_given() {
+        let table = "25 22 0:22 / /mnt/a\\040b rw - fuse.my\\040\x1b[2J none rw\n";
+        let found = from_table(table);
+        assert_eq!(found[0].mounted_at, "/mnt/a b");
+        assert_eq!(found[0].r#type, "fuse.my \x1b[2J");
     }
 }

@@ -5,7 +5,10 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{checks::Problem, filesystems::Filesystem, gather::Gathered, probe::Probed};
-use crate::kernel::{attach::Attachment, environment::Environment, facts::Fact};
+use crate::{
+    kernel::{attach::Attachment, environment::Environment, facts::Fact},
+    output::{json_line, printable},
+};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -36,7 +39,7 @@ struct HookLine<'a> {
 
 /// The report as one JSON object on one line.
 #[must_use]
-pub fn json(gathered: &Gathered, problems: &[Problem]) -> String {
+pub fn json(gathered: &Gathered, problems: &[Problem]) -> Vec<u8> {
     let document = Document {
         schema: 1,
         r#type: "doctor",
@@ -64,8 +67,7 @@ pub fn json(gathered: &Gathered, problems: &[Problem]) -> String {
             .and_then(|probe| probe.as_deref().ok()),
         problems,
     };
-    // Strings, numbers and lists only: this does not fail.
-    serde_json::to_string(&document).unwrap_or_default() + "\n"
+    json_line(&document)
 }
 
 fn works(problems: &[Problem]) -> bool {
@@ -74,11 +76,11 @@ fn works(problems: &[Problem]) -> bool {
 
 /// The report for people.
 #[must_use]
-pub fn text(gathered: &Gathered, problems: &[Problem]) -> String {
+pub fn text(gathered: &Gathered, problems: &[Problem]) -> Vec<u8> {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write_text(&mut text, gathered, problems);
-    text
+    text.into_bytes()
 }
 
 fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> std::fmt::Result {
@@ -142,7 +144,9 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
             writeln!(
                 text,
                 "{:<11} {:>6}  {promise}",
-                filesystem.r#type, filesystem.mounts
+                // FUSE lets users choose the second half.
+                printable(filesystem.r#type.as_bytes()),
+                filesystem.mounts
             )?;
         }
     }
@@ -159,7 +163,9 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
     }
     for problem in problems {
         let grade = if problem.fatal { "PROBLEM" } else { "note" };
-        writeln!(text, "\n{grade}: {}", problem.what)?;
+        // It may quote paths.
+        let what = printable(problem.what.as_bytes());
+        writeln!(text, "\n{grade}: {what}")?;
         writeln!(text, "  cost:   {}", problem.cost)?;
         writeln!(text, "  remedy: {}", problem.remedy)?;
     }
@@ -169,4 +175,58 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
         "premod trace does not work here"
     };
     writeln!(text, "\n{verdict}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{doctor::filesystems::Promise, exit_code::ExitCode};
+
+    #[test]
+    fn nothing_raw_is_reported() {
+        let hostile = "a\n\x1b[2J\u{9b}\u{202e}".to_owned();
+        let gathered = Gathered {
+            environment: Environment {
+                release: "6.12".to_owned(),
+                lsms: None,
+                lockdown: None,
+            },
+            capabilities: Vec::new(),
+            missing_capabilities: Vec::new(),
+            btf: Ok(()),
+            facts: Vec::new(),
+            bpf: Ok(()),
+            hooks: Vec::new(),
+            filesystems: vec![Filesystem {
+                r#type: hostile.clone(),
+                mounted_at: hostile.clone(),
+                mounts: 1,
+                promise: Promise::LocalOnly,
+            }],
+            probe: None,
+        };
+        let problems = [Problem {
+            what: hostile.clone(),
+            cost: String::new(),
+            remedy: String::new(),
+            fatal: true,
+            code: ExitCode::Failure,
+        }];
+        let text = String::from_utf8(text(&gathered, &problems)).unwrap();
+        assert_eq!(
+            text.matches("a\\x0a\\x1b[2J\\xc2\\x9b\\xe2\\x80\\xae")
+                .count(),
+            2
+        );
+        let line = String::from_utf8(json(&gathered, &problems)).unwrap();
+        for output in [&text, &line] {
+            assert!(
+                !output.contains(['\x1b', '\u{9b}', '\u{202e}']),
+                "{output:?}"
+            );
+        }
+        assert_eq!(line.matches('\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["filesystems"][0]["mounted_at"], hostile);
+    }
 }

@@ -29,7 +29,8 @@ impl Clocks {
     }
 
     fn date(&self, mono: MonotonicNs) -> Timestamp {
-        let ago = self.mono.0 as i64 - mono.0 as i64;
+        // Negative for what happened after the clocks were read.
+        let ago = self.mono.0.wrapping_sub(mono.0) as i64;
         self.real
             .checked_sub(jiff::SignedDuration::from_nanos(ago))
             .unwrap_or(self.real)
@@ -117,6 +118,15 @@ mod tests {
         assert_eq!(
             clocks.date(MonotonicNs(3_500_000_000)).to_string(),
             "2026-11-22T16:31:00.5Z"
+        );
+        // After the clocks were read; and what no clock can say.
+        assert_eq!(
+            clocks.date(MonotonicNs(5_500_000_000)).to_string(),
+            "2026-11-22T16:31:02.5Z"
+        );
+        let _ = (
+            clocks.date(MonotonicNs(1 << 63)),
+            clocks.date(MonotonicNs(u64::MAX)),
         );
     }
 

@@ -55,9 +55,7 @@ impl Losses {
             .into_iter()
             .map(|counters| counters.lost)
             .collect();
-        let losses = difference(&self.lost_before, &now);
-        self.lost_before = now;
-        losses
+        grown(&mut self.lost_before, now)
     }
 
     /// Programs that the kernel skipped since the last look.
@@ -90,10 +88,15 @@ impl Losses {
     }
 }
 
-fn difference(before: &[u64], now: &[u64]) -> Vec<Loss> {
+/// What was counted since the last look; nothing if it cannot be read now, and then the next look tells.
+fn grown(before: &mut Vec<u64>, now: Vec<u64>) -> Vec<Loss> {
+    if now.is_empty() {
+        return Vec::new();
+    }
+    let before = std::mem::replace(before, now.clone());
     now.iter()
         .enumerate()
-        .map(|(cpu, now)| (cpu, now - before.get(cpu).unwrap_or(&0)))
+        .map(|(cpu, now)| (cpu, now.saturating_sub(*before.get(cpu).unwrap_or(&0))))
         .filter(|&(_, count)| count > 0)
         .map(|(cpu, count)| Loss {
             count,
@@ -109,7 +112,7 @@ fn recursion_misses(program: &OwnedFd) -> Option<u64> {
     misses_in(&info)
 }
 
-fn misses_in(info: &str) -> Option<u64> {
+pub(super) fn misses_in(info: &str) -> Option<u64> {
     info.lines()
         .find_map(|line| line.strip_prefix("recursion_misses:"))?
         .trim()
@@ -123,15 +126,22 @@ mod tests {
 
     #[test]
     fn only_growth_is_a_loss() {
-        assert!(difference(&[], &[0, 0]).is_empty());
-        assert_eq!(
-            difference(&[1, 5], &[1, 8]),
-            [Loss {
-                count: 3,
-                cpu: Some(1),
-                reason: LostReason::BufferFull
-            }]
-        );
+        let loss = |count, cpu| Loss {
+            count,
+            cpu: Some(cpu),
+            reason: LostReason::BufferFull,
+        };
+        let mut before = Vec::new();
+        assert!(grown(&mut before, vec![0, 0]).is_empty());
+        assert_eq!(grown(&mut before, vec![1, 5]), [loss(1, 0), loss(5, 1)]);
+        assert_eq!(grown(&mut before, vec![1, 8]), [loss(3, 1)]);
+    }
+
+    #[test]
+    fn what_could_not_be_read_once_is_not_counted_twice() {
+        let mut before = vec![1, 5];
+        assert!(grown(&mut before, Vec::new()).is_empty());
+        assert!(grown(&mut before, vec![1, 5]).is_empty());
     }
 
     #[test]

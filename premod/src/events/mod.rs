@@ -3,6 +3,8 @@
 mod decode;
 mod duplicates;
 mod losses;
+#[cfg(test)]
+mod properties;
 mod record;
 
 pub(crate) use decode::{Clocks, decode};

@@ -43,6 +43,12 @@ struct Header {
     body: usize,
 }
 
+/// Structures to search for one member at most. The kernel has a few dozen anonymous ones in one; without
+/// a bound, structures that contain themselves would be searched for ever.
+const SEARCHED_MAX: u32 = 300;
+/// Longest name that the kernel allows (`KSYM_NAME_LEN`).
+const NAME_MAX: usize = 512;
+
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
@@ -118,6 +124,9 @@ impl Btf {
         let first = header + btf.word(8)? as usize;
         let end = first + btf.word(12)? as usize;
         btf.strings = header + btf.word(16)? as usize;
+        if btf.strings + btf.word(20)? as usize > btf.bytes.len() {
+            return Err(BtfError::Malformed(16));
+        }
         let mut position = first;
         while position < end {
             let found = btf.header_at(position)?;
@@ -137,6 +146,9 @@ impl Btf {
             }
             position = found.body + found.body_size().ok_or(BtfError::Malformed(position))?;
         }
+        if position > end {
+            return Err(BtfError::Malformed(end));
+        }
         Ok(btf)
     }
 
@@ -151,10 +163,10 @@ impl Btf {
     #[must_use]
     pub fn offset(&self, structure: &str, member: &str) -> Option<u32> {
         let mut id = *self.structures.get(structure.as_bytes())?;
-        let mut bits = 0;
+        let mut bits = 0u32;
         for name in member.split('.') {
-            let (offset, member_type) = self.member(id, name.as_bytes(), 0)?;
-            bits += offset;
+            let (offset, member_type) = self.member(id, name.as_bytes(), &mut { SEARCHED_MAX })?;
+            bits = bits.checked_add(offset)?;
             id = member_type;
         }
         bits.is_multiple_of(8).then_some(bits / 8)
@@ -183,12 +195,9 @@ impl Btf {
         })
     }
 
-    /// Offset in bits and type of a member.
-    fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
-        // Anonymous structures nest two or three deep; a cycle would be malformed.
-        if depth > 8 {
-            return None;
-        }
+    /// Offset in bits and type of a member. At most `left` structures are searched for it.
+    fn member(&self, id: u32, name: &[u8], left: &mut u32) -> Option<(u32, u32)> {
+        *left = left.checked_sub(1)?;
         let header = self.header(self.resolve(id)?)?;
         if !matches!(header.kind(), KIND_STRUCT | KIND_UNION) {
             return None;
@@ -204,8 +213,8 @@ impl Btf {
                 offset
             };
             if member_name == 0 {
-                let (inner, inner_type) = self.member(member_type, name, depth + 1)?;
-                return Some((offset + inner, inner_type));
+                let (inner, inner_type) = self.member(member_type, name, left)?;
+                return Some((offset.checked_add(inner)?, inner_type));
             }
             (self.string(member_name) == name).then_some((offset, member_type))
         })
@@ -244,6 +253,7 @@ impl Btf {
             .bytes
             .get(self.strings + offset as usize..)
             .unwrap_or_default();
+        let rest = &rest[..rest.len().min(NAME_MAX)];
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
@@ -257,11 +267,11 @@ impl Btf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// struct outer { int a; union { int b; struct inner { int c; int d; } e; }; }, enum { X = 7 }, f()
-    fn sample() -> Vec<u8> {
+    pub(in crate::kernel) fn sample() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0e\0inner\0c\0d\0X\0f\0";
         let name = |wanted: &str| {
             let wanted = [wanted.as_bytes(), b"\0"].concat();
@@ -316,6 +326,41 @@ mod tests {
         assert_eq!(btf.enumerator("X"), Some(7));
         assert_eq!(btf.enumerator("Y"), None);
         assert!(btf.has_function("f") && !btf.has_function("g"));
+    }
+
+    /// One structure, called `s`, with anonymous members of its own type at these offsets in bits.
+    fn in_itself(offsets: &[u32]) -> Vec<u8> {
+        let mut types = vec![1, 4 << 24 | offsets.len() as u32, 8];
+        types.extend(offsets.iter().flat_map(|&offset| [0, 1, offset]));
+        let length = types.len() as u32 * 4;
+        let words = [&[0x0001_eb9f, 24, 0, length, length, 3], &types[..]].concat();
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        bytes.chain(*b"\0s\0").collect()
+    }
+
+    #[test]
+    fn a_structure_in_itself_is_not_searched_for_ever() {
+        let btf = Btf::parse(in_itself(&[0; 1000])).unwrap();
+        assert_eq!(btf.offset("s", "none"), None);
+    }
+
+    #[test]
+    fn offsets_beyond_the_word_are_no_offsets() {
+        let mut bytes = in_itself(&[u32::MAX - 7, u32::MAX - 7]);
+        // The second is called `s`.
+        bytes[24 + 24] = 1;
+        let btf = Btf::parse(bytes).unwrap();
+        assert_eq!(btf.offset("s", "s.s"), None);
+    }
+
+    #[test]
+    fn sections_beyond_the_end_are_malformed() {
+        let mut strings = sample();
+        strings[20] += 1;
+        assert!(matches!(Btf::parse(strings), Err(BtfError::Malformed(16))));
+        let mut types = sample();
+        types[12] -= 4;
+        assert!(matches!(Btf::parse(types), Err(BtfError::Malformed(_))));
     }
 
     #[test]

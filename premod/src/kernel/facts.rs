@@ -162,6 +162,13 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         PATHS,
     ),
     (
+        "dentry.d_seq",
+        "dentry",
+        "d_seq.seqcount.sequence",
+        |f| &mut f.dentry_d_seq,
+        PATHS,
+    ),
+    (
         "hlist_node.next",
         "hlist_node",
         "next",
@@ -371,7 +378,9 @@ pub fn gather(btf: &Btf) -> FactTable {
         });
     }
 
-    let mark = btf.enumerator("___GFP_LAST_BIT").map(|bit| 1 << bit);
+    let mark = btf
+        .enumerator("___GFP_LAST_BIT")
+        .and_then(|bit| 1u32.checked_shl(bit.try_into().ok()?));
     facts.mapping_dirty_mark = mark.unwrap_or(0);
     list.push(Fact {
         name: DIRTY_MARK,
@@ -473,6 +482,31 @@ mod tests {
             None
         );
         assert_eq!(flag_in_format("", "I_DIRTY_PAGES"), None);
+    }
+
+    #[test]
+    fn a_mark_beyond_the_word_is_missing() {
+        let strings = b"\0___GFP_LAST_BIT\0";
+        let words = [
+            0x0001_eb9f,
+            24,
+            0,
+            20,
+            20,
+            strings.len() as u32,
+            0,
+            6 << 24 | 1,
+            4,
+            1,
+            64,
+        ];
+        let bytes: Vec<u8> = words
+            .iter()
+            .flat_map(|word: &u32| word.to_ne_bytes())
+            .collect();
+        let btf = Btf::parse([&bytes[..], strings].concat()).unwrap();
+        assert_eq!(btf.enumerator("___GFP_LAST_BIT"), Some(64));
+        assert_eq!(gather(&btf).facts.mapping_dirty_mark, 0);
     }
 
     #[test]

@@ -8,3 +8,5 @@ pub mod enrol;
 pub mod environment;
 pub mod facts;
 pub mod load;
+#[cfg(test)]
+mod properties;

@@ -188,7 +188,8 @@ fn lost(buffer: &mut Vec<u8>, event: &Lost) {
     );
 }
 
-fn write_line(buffer: &mut Vec<u8>, line: &impl Serialize) {
+/// Adds one line of JSON.
+pub(super) fn write_line(buffer: &mut Vec<u8>, line: &impl Serialize) {
     // Neither the buffer nor these types can fail.
     let _ = line.serialize(&mut serde_json::Serializer::with_formatter(
         &mut *buffer,
@@ -197,7 +198,7 @@ fn write_line(buffer: &mut Vec<u8>, line: &impl Serialize) {
     buffer.push(b'\n');
 }
 
-/// Escapes what JSON allows and a terminal would obey: DEL, C1 and bidirectional controls.
+/// Escapes what JSON allows, but a terminal would obey or not show.
 struct Harmless;
 
 impl Formatter for Harmless {
@@ -212,8 +213,9 @@ impl Formatter for Harmless {
             .find(|&(_, character)| is_dangerous(character))
         {
             CompactFormatter.write_string_fragment(writer, &rest[..position])?;
-            // All of them are in the basic plane: four digits do.
-            write!(writer, "\\u{:04x}", u32::from(character))?;
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
             rest = &rest[position + character.len_utf8()..];
         }
         CompactFormatter.write_string_fragment(writer, rest)
@@ -265,6 +267,16 @@ mod tests {
             .decode(value["path_raw"].as_str().unwrap())
             .unwrap();
         assert_eq!(raw, b"/a\nb\x1b\x7f\xff\xc2\x9b\xe2\x80\xae");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_escaped_beyond_the_basic_plane_too() {
+        let mut event = sample();
+        event.path.bytes = "/a\u{200b}\u{e0041}".into();
+        let text = line(event);
+        assert!(text.contains(r#""path":"/a\u200b\udb40\udc41""#), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["path"], "/a\u{200b}\u{e0041}");
     }
 
     #[test]

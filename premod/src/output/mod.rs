@@ -2,6 +2,8 @@
 
 mod filter;
 mod json;
+#[cfg(test)]
+mod properties;
 mod table;
 mod text;
 
@@ -12,6 +14,8 @@ use std::{
 
 pub use filter::{Filter, globs};
 pub use table::Columns;
+#[cfg(test)]
+pub(crate) use text::is_dangerous;
 pub use text::printable;
 
 use crate::{
@@ -27,6 +31,13 @@ pub enum Form {
     Table(Columns),
     /// A JSON object per line.
     Json,
+}
+
+/// One line of JSON that can be shown on a terminal.
+pub(crate) fn json_line(value: &impl serde::Serialize) -> Vec<u8> {
+    let mut line = Vec::new();
+    json::write_line(&mut line, value);
+    line
 }
 
 /// Why nothing more can be written.

@@ -48,7 +48,7 @@ pub(super) fn event(buffer: &mut Vec<u8>, event: &FirstDirty, columns: Columns) 
         path.insert_str(0, ".../");
     }
     if event.path.in_filesystem {
-        path.insert_str(0, &format!("[{}]", event.filesystem));
+        path.insert_str(0, &format!("[{}]", printable(event.filesystem.as_bytes())));
     }
     if event.path.deleted {
         path.push_str(" (deleted)");
@@ -60,7 +60,7 @@ pub(super) fn event(buffer: &mut Vec<u8>, event: &FirstDirty, columns: Columns) 
 fn cells(buffer: &mut Vec<u8>, op: &str, when: &str, pid: &str, comm: &str, generation: &str) {
     line(buffer, &[(op, 9), (when, 6)], pid);
     let comm = shortened(comm);
-    line(buffer, &[(&comm, COMM_WIDTH)], generation);
+    line(buffer, &[(comm, COMM_WIDTH)], generation);
 }
 
 /// Left-aligned cells, then one that is right-aligned in seven columns.
@@ -76,14 +76,12 @@ fn line(buffer: &mut Vec<u8>, left: &[(&str, usize)], right: &str) {
     }
 }
 
-fn shortened(text: &str) -> String {
-    let mut width = 0;
-    text.chars()
-        .take_while(|character| {
-            width += unicode_width::UnicodeWidthChar::width(*character).unwrap_or(0);
-            width <= COMM_WIDTH
-        })
-        .collect()
+fn shortened(text: &str) -> &str {
+    let ends = text
+        .char_indices()
+        .map(|(start, character)| start + character.len_utf8());
+    let fitting = ends.take_while(|&end| text[..end].width() <= COMM_WIDTH);
+    &text[..fitting.last().unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -124,6 +122,17 @@ mod tests {
             rows[1..].iter().all(|row| column(row) == column(&rows[1])),
             "{rows:?}"
         );
+    }
+
+    #[test]
+    fn no_field_reaches_the_terminal_raw() {
+        let mut odd = sample();
+        odd.path.in_filesystem = true;
+        odd.filesystem = "fuse.\x1b[2J".to_owned();
+        odd.comm = bytes::Bytes::from_static(b"\t\xef\xb8\x8f\n");
+        let row = &rows(&[odd])[1];
+        assert!(row.ends_with("[fuse.\\x1b[2J]/data/db/heap"), "{row}");
+        assert!(row.contains(" \\x09\\xef\\xb8\\x8 "), "{row}");
     }
 
     #[test]

@@ -2,13 +2,36 @@
 
 use std::fmt::Write;
 
-/// Whether a terminal could take the character for a command, or reorder text by it.
-pub(super) fn is_dangerous(character: char) -> bool {
+/// Whether a terminal could take the character for a command, reorder text by it, or show nothing at all,
+/// so that two names look the same: controls, the two separators, and Unicode's properties `Bidi_Control`
+/// and `Default_Ignorable_Code_Point`. Joiners and variation selectors are among the latter; writing has a
+/// use for them, but a name that is shown exactly is worth more here.
+pub(crate) fn is_dangerous(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
-/// Text with control characters and invalid UTF-8 written as `\xNN`, and backslashes doubled.
+/// Text with invalid UTF-8, control characters and others that cannot be seen written as `\xNN`, and
+/// backslashes doubled.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
@@ -86,6 +109,7 @@ mod tests {
             printable("bidi \u{202e}".as_bytes()),
             "bidi \\xe2\\x80\\xae"
         );
+        assert_eq!(printable("a\u{200b}b".as_bytes()), "a\\xe2\\x80\\x8bb");
         assert_eq!(
             printable(b"a\\x0a"),
             "a\\\\x0a",

@@ -9,6 +9,7 @@ mod coverage;
 mod diagnosis;
 mod first_dirty;
 mod harness;
+mod hostile;
 mod identity;
 mod paths;
 mod refusals;
@@ -32,6 +33,7 @@ fn tests() -> Vec<Test> {
         silence::TESTS,
         paths::TESTS,
         identity::TESTS,
+        hostile::TESTS,
         accounting::TESTS,
         &coverage::tests(),
         command_line,

@@ -62,8 +62,10 @@ impl Trace {
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
                 let line = line.expect("stdout is UTF-8");
-                let value = serde_json::from_str(&line)
+                assert!(!line.chars().any(char::is_control), "raw: {line:?}");
+                let value: Value = serde_json::from_str(&line)
                     .unwrap_or_else(|error| panic!("not JSON: {error}: {line}"));
+                assert!(value.is_object(), "not an object: {line}");
                 if sender.send(value).is_err() {
                     return;
                 }

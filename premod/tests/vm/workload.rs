@@ -102,7 +102,15 @@ impl Drop for Mapping {
 
 /// Whether `word` names a program of this file.
 pub(crate) fn is_known(word: &str) -> bool {
-    matches!(word, "demo-mmap" | "create-files")
+    matches!(
+        word,
+        "demo-mmap"
+            | "create-files"
+            | "rename-for-ever"
+            | "write-and-die"
+            | "store-and-exit"
+            | "write-hostile-names"
+    )
 }
 
 /// Acts as a program under trace.
@@ -116,6 +124,10 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
                 count.parse().expect("a number"),
             );
         }
+        ("rename-for-ever", names) => rename_for_ever(names),
+        ("write-and-die", [file]) => write_and_die(Path::new(file)),
+        ("store-and-exit", [file]) => store_and_exit(Path::new(file)),
+        ("write-hostile-names", []) => write_hostile_names(),
         _ => {
             eprintln!("premod-vm-test: wrong arguments for {word}");
             return ExitCode::from(2);
@@ -145,5 +157,67 @@ fn demo_mmap(path: &Path) {
 fn create_files(directory: &Path, prefix: &str, count: u32) {
     for number in 0..count {
         std::fs::write(directory.join(format!("{prefix}{number}")), "x").expect("a new file");
+    }
+}
+
+/// A task name of 15 bytes that is no UTF-8 and would do things to a terminal.
+pub(crate) const HOSTILE_NAME: &[u8; 15] = b"a\nb\x1b[7m\"\\\xff\xc2\x9byz\x7f";
+
+/// Names of files; none is valid in a table as it is.
+pub(crate) const HOSTILE_FILES: [&[u8]; 6] = [
+    b"new\nline",
+    b"\x1b]0;title\x07\x1b[2J",
+    b"\xff\xfe\x80",
+    "c1 \u{9b}31m".as_bytes(),
+    "\u{202e}txt.exe".as_bytes(),
+    "zero\u{200b}width\x7f".as_bytes(),
+];
+
+fn call_myself_hostile() {
+    let mut name = [0; 16];
+    name[..15].copy_from_slice(HOSTILE_NAME);
+    let name = std::ffi::CStr::from_bytes_until_nul(&name).expect("a NUL at the end");
+    rustix::thread::set_name(name).expect("PR_SET_NAME");
+}
+
+/// Renames a file from each name to the next, round and round, until it is killed.
+fn rename_for_ever(names: &[String]) {
+    loop {
+        for (from, to) in names.iter().zip(names.iter().cycle().skip(1)) {
+            std::fs::rename(from, to).expect("renaming");
+        }
+    }
+}
+
+fn write_and_die(path: &Path) {
+    let file = File::options()
+        .write(true)
+        .open(path)
+        .expect("the file can be opened");
+    call_myself_hostile();
+    rustix::io::write(&file, b"x").expect("writing");
+    let own = rustix::process::getpid();
+    rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("SIGKILL");
+}
+
+fn store_and_exit(path: &Path) {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("the file can be opened");
+    let mut mapping = Mapping::shared(&file, 4096);
+    call_myself_hostile();
+    mapping.store(0, 1);
+    // SAFETY: ends the process; nothing of it is needed any more.
+    unsafe { libc::_exit(0) };
+}
+
+/// In the current directory.
+fn write_hostile_names() {
+    use std::os::unix::ffi::OsStrExt;
+    call_myself_hostile();
+    for name in HOSTILE_FILES {
+        std::fs::write(std::ffi::OsStr::from_bytes(name), "x").expect("a new file");
     }
 }
