@@ -69,7 +69,7 @@ pub enum Step {
 /// A generation (upper 56 bits) and a phase with flags (lower 8 bits).
 ///
 /// A zero word is what a newly tracked inode has: clean, generation 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Word(pub u64);
 
@@ -84,6 +84,8 @@ const PAGED: u64 = 1 << 2;
 const UNPAGED: u64 = 1 << 3;
 /// The inode was synced since the last unpaged change was announced.
 const SYNCED: u64 = 1 << 4;
+/// The dirty mark was seen after [`PAGED`] was set.
+const MARKED: u64 = 1 << 5;
 const GENERATION_SHIFT: u32 = 8;
 
 impl Word {
@@ -179,19 +181,31 @@ pub const fn touch(word: Word, mapping: Mapping, touch: Touch) -> Step {
     }
 }
 
-/// The kernel is about to mark a page of the inode dirty; `mapping` is as it was before that.
+/// The kernel marks a page of the inode dirty; `mapping` is as it is just before that, or just after.
+///
+/// Between a page's [`PAGED`] and its mark the mapping looks as if it had become clean. A touch that looks
+/// just then begins a generation that has a dirty page, but nobody to note it. Setting [`MARKED`] after the
+/// mark changes the word, so that such a touch either swaps before, and the page is noted in its new
+/// generation, or fails to swap, and looks again.
 #[inline(always)]
 #[must_use]
 pub const fn dirtied(word: Word, mapping: Mapping, own: bool) -> Step {
+    let flags = if mapping.dirty { PAGED | MARKED } else { PAGED };
+    let noted = word.with(flags);
     match word.phase() {
-        EMITTING if word.has(PAGED) => Step::Nothing,
-        EMITTING => Step::Store(word.with(PAGED)),
-        ANNOUNCED if !word.has(PAGED) => Step::Store(word.with(PAGED).without(SYNCED)),
-        ANNOUNCED if !word.settled(mapping) => Step::Nothing,
+        // Announced, and nothing modified until now, whatever was synced in the meantime.
+        ANNOUNCED if !word.has(PAGED | UNPAGED) => Step::Store(noted.without(SYNCED)),
+        EMITTING | ANNOUNCED if !word.settled(mapping) => {
+            if noted.0 == word.0 {
+                Step::Nothing
+            } else {
+                Step::Store(noted)
+            }
+        }
         ANNOUNCED if own => Step::Store(word.cleaned()),
         _ if own => Step::Nothing,
-        LOST => Step::Announce(word.in_phase(EMITTING).with(PAGED), Announcement::Retry),
-        _ => Step::Announce(word.next(PAGED), Announcement::Late),
+        LOST => Step::Announce(noted.in_phase(EMITTING), Announcement::Retry),
+        _ => Step::Announce(word.next(flags), Announcement::Late),
     }
 }
 
@@ -199,11 +213,18 @@ pub const fn dirtied(word: Word, mapping: Mapping, own: bool) -> Step {
 #[inline(always)]
 #[must_use]
 pub const fn announced(word: Word, generation: u64, delivered: bool) -> Step {
-    if word.phase() != EMITTING || word.generation() != generation {
-        // Somebody else's echo of the same generation got through first, or the inode has moved on.
+    if word.generation() != generation {
+        // The inode has moved on.
         return Step::Nothing;
     }
-    Step::Store(word.in_phase(if delivered { ANNOUNCED } else { LOST }))
+    match word.phase() {
+        EMITTING if !delivered => Step::Store(word.in_phase(LOST)),
+        // An echo that was delivered makes up for a loss: a retry, perhaps after the inode has become clean,
+        // would be dropped as its duplicate.
+        EMITTING | LOST if delivered => Step::Store(word.in_phase(ANNOUNCED)),
+        // Somebody else's echo of the same generation got through first.
+        _ => Step::Nothing,
+    }
 }
 
 /// The inode is being synced.
