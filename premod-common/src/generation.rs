@@ -158,11 +158,19 @@ impl Word {
 #[inline(always)]
 #[must_use]
 pub const fn touch(word: Word, mapping: Mapping, touch: Touch) -> Step {
-    let flags = if touch.unpaged { UNPAGED } else { 0 };
+    let mut flags = if touch.unpaged { UNPAGED } else { 0 };
+    if mapping.dirty {
+        // The net runs only for pages that were clean. Those that are dirty already, because premod itself
+        // wrote them, or somebody before premod was there, end the generation too when they become clean.
+        flags |= PAGED | MARKED;
+    }
     if word.phase() == ANNOUNCED && !word.settled(mapping) {
         // A new unpaged change has to wait for a sync of its own.
         if touch.unpaged && (!word.has(UNPAGED) || word.has(SYNCED)) {
-            return Step::Store(word.with(UNPAGED).without(SYNCED));
+            return Step::Store(word.with(flags).without(SYNCED));
+        }
+        if mapping.dirty && !word.has(PAGED) {
+            return Step::Store(word.with(flags));
         }
         return Step::Nothing;
     }

@@ -97,6 +97,9 @@ const SLIPPED: Sight = ("known gap: an unpaged change slips behind a sync", |_, 
 const MISDATED: Sight = ("known gap: an event says before, and was overtaken", |_, s| {
     s.memory.misdated
 });
+const RECOUNTED: Sight = ("known flaw: a generation is counted as lost twice", |_, s| {
+    s.memory.recounted
+});
 const REBORN: Sight = ("a second entry is made", |_, s| s.premod.births > 1);
 
 pub(crate) const ALL: &[Configuration] = &[

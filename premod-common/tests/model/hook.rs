@@ -55,6 +55,10 @@ impl Generations {
             }
             Hook::StoreAnnounced(decision, now) => {
                 entry(state, index).announced = now;
+                if now <= state.premod.synced.max(state.premod.cutoff) {
+                    // Older than a sync: ends the generation although it began after that.
+                    state.memory.stirred = true;
+                }
                 state.actors[index].hook = Hook::Emit(decision);
             }
             Hook::Emit(decision) => self.emit(state, index, decision),
@@ -91,6 +95,7 @@ impl Generations {
             // `synced` asks for no identity and makes no entry.
             state.actors[index].entry = state.premod.map;
             if state.premod.map == NONE {
+                state.sync_reaches_all(index);
                 state.actors[index].leave_hook();
             } else {
                 state.actors[index].hook = Hook::LoadWord;
@@ -147,6 +152,7 @@ impl Generations {
                 Step::Store(new) => state.actors[index].hook = plain_swap(entry.word, new),
                 _ => {
                     state.sync_noted();
+                    state.sync_reaches_all(index);
                     state.actors[index].leave_hook();
                 }
             }
@@ -159,9 +165,13 @@ impl Generations {
                 state.break_(Broken::Inherited);
             }
         }
+        if self.site(state, index).is_some_and(|site| site.unpaged) {
+            state.kernel.pending = true;
+        }
         if self.site(state, index).is_some_and(|site| site.last) {
             state.actors[index].overtaken = false;
             state.actors[index].synced = false;
+            state.actors[index].superseded = false;
         }
         state.actors[index].hook = Hook::LoadMark(entry.word);
     }
@@ -223,9 +233,15 @@ impl Generations {
         let born = found.born;
         if self.instruction(state, index) == Instruction::SyncHook {
             state.sync_noted();
+            state.sync_reaches_all(index);
         }
         if self.configuration.actors[index].own || state.actors[index].misled {
             state.memory.stirred = true;
+        }
+        if self.configuration.actors[index].own {
+            for actor in &mut state.actors {
+                actor.superseded = true;
+            }
         }
         let Some(kind) = swap.kind else {
             self.stays_silent(state, index, swap.old);
@@ -233,6 +249,7 @@ impl Generations {
             return;
         };
         state.generation_begins(kind, swap);
+        state.actors[index].superseded |= matches!(kind, Kind::Echo | Kind::Retry);
         let decision = Decision {
             generation: swap.new.generation() as u8,
             born,
@@ -260,6 +277,7 @@ impl Generations {
             return;
         }
         state.actors[index].entry = NONE;
+        state.actors[index].superseded = true;
         state.actors[index].hook = Hook::Emit(Decision {
             generation: 0,
             born: 0,

@@ -4,7 +4,7 @@ use crate::{
     model::Generations,
     program::{Instruction, stored_page},
     property::Broken,
-    state::{Covered, Entry, Hook, Kernel, NONE, State},
+    state::{Actor, Covered, Entry, Hook, Kernel, NONE, State},
 };
 
 impl Generations {
@@ -122,19 +122,14 @@ impl Generations {
             Instruction::SyncTime => {
                 state.premod.synced = state.now();
                 state.sync_noted();
+                state.sync_reaches_all(index);
                 state.actors[index].pc += 1;
             }
             Instruction::Flush(page) => {
                 self.clear_marks(state, 1 << page);
                 state.actors[index].pc += 1;
             }
-            Instruction::SyncEnds => {
-                if state.kernel.syncing & 1 << me != 0 {
-                    state.kernel.pending = false;
-                    state.kernel.syncing &= !(1 << me);
-                }
-                state.actors[index].pc += 1;
-            }
+            Instruction::SyncEnds => state.actors[index].pc += 1,
         }
     }
 
@@ -178,6 +173,7 @@ impl Generations {
     pub(crate) fn skip(&self, state: &mut State, index: usize) {
         state.budget.skips -= 1;
         state.actors[index].skipped = true;
+        state.memory.excused = true;
         let me = index as u8;
         match self.instruction(state, index) {
             Instruction::Touch(site) if site.exclusive => state.kernel.inode_lock = me,
@@ -197,6 +193,7 @@ impl Generations {
         state.kernel.writable &= !pages;
         if had != 0 && state.kernel.dirty == 0 {
             state.memory.stirred = true;
+            state.memory.excused |= state.actors.iter().any(Actor::is_announcing);
             self.overtake(state);
         }
     }
@@ -222,9 +219,6 @@ impl Generations {
 
     /// The inode leaves memory, and one with this identity takes its place.
     pub(crate) fn evict(&self, state: &mut State, same_identity: bool) {
-        if state.memory.owed {
-            state.break_(Broken::NotLate);
-        }
         if self.protocol.deletes_evicted && !self.configuration.unseen_evictions {
             if state.premod.map != NONE {
                 state.premod.elements[usize::from(state.premod.map)] = Entry::default();

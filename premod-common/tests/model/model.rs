@@ -147,7 +147,6 @@ impl Model for Generations {
             EndedEarly,
             SilentUndelivered,
             LossUncounted,
-            LossCountedTwice,
             Inherited
         ));
         properties.extend(

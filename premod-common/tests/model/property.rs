@@ -1,7 +1,7 @@
 //! What is promised, and how a breach is noticed.
 //!
 //! The inode *is clean* when no page has the dirty mark, no page is being modified, and no change without
-//! pages waits for the disk. It *becomes clean* when it is so after somebody modified it; that ends a
+//! pages that was announced waits for a sync. It *becomes clean* when it is so after somebody modified it; that ends a
 //! *period*. An event covers what comes after it in its period. A modification is *overtaken* if the inode
 //! became clean after the last look of the last hook before it.
 
@@ -21,7 +21,6 @@ pub(crate) enum Broken {
     EndedEarly,
     SilentUndelivered,
     LossUncounted,
-    LossCountedTwice,
     Inherited,
 }
 
@@ -35,7 +34,7 @@ impl Broken {
             Self::NotLate => {
                 "an overtaken modification of a page, before which nothing was said, is followed by an event or a counted loss"
             }
-            Self::LateWithoutReason => "an event is late only if its modification was overtaken or a hook was skipped",
+            Self::LateWithoutReason => "an event is late only if its modification was overtaken, its last hook joined an older generation, premod itself had a hand in it, or a hook was skipped",
             Self::DeliveredTwice => "the reader sees at most one event of a generation",
             Self::SecondEvent => {
                 "a generation begins only if, since the one before began, writeback, a sync, age, premod itself or an eviction had a hand in it, or a look at the mapping fell between the net and the mark"
@@ -47,12 +46,11 @@ impl Broken {
                 "a touch is silent only if an event of the current generation was delivered: a lost one is announced again"
             }
             Self::LossUncounted => "a generation whose announcements all failed is counted as lost",
-            Self::LossCountedTwice => "a generation is counted as lost once",
             Self::Inherited => "no inode finds the entry of another one that had its memory",
         }
     }
 
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Unannounced,
         Self::NotLate,
         Self::LateWithoutReason,
@@ -61,7 +59,6 @@ impl Broken {
         Self::EndedEarly,
         Self::SilentUndelivered,
         Self::LossUncounted,
-        Self::LossCountedTwice,
         Self::Inherited,
     ];
 }
@@ -77,6 +74,15 @@ impl State {
         self.memory.stirred = true;
         for actor in &mut self.actors {
             actor.synced = true;
+        }
+    }
+
+    /// Once a sync was noted, what was changed without pages before the sync began counts as being on disk:
+    /// an event that comes during the sync is newer than what the sync makes clean.
+    pub(crate) fn sync_reaches_all(&mut self, actor: usize) {
+        if self.kernel.syncing & 1 << actor != 0 {
+            self.kernel.pending = false;
+            self.kernel.syncing &= !(1 << actor);
         }
     }
 
@@ -98,10 +104,9 @@ impl State {
         let bit = 1 << decision.generation;
         let seen = &mut self.memory.seen[usize::from(decision.born)];
         if seen.counted & bit != 0 {
-            self.break_(Broken::LossCountedTwice);
-        } else {
-            seen.counted |= bit;
+            self.memory.recounted = true;
         }
+        seen.counted |= bit;
     }
 }
 
@@ -151,7 +156,7 @@ impl Generations {
             self.overtake(state);
         }
         if state.all_idle() {
-            if state.memory.owed {
+            if state.memory.owed && !state.memory.excused {
                 state.break_(Broken::NotLate);
             }
             let uncounted = state
@@ -217,7 +222,7 @@ impl Generations {
             seen.echoed |= bit;
         }
         let actor = state.actors[index];
-        if kind == Kind::Late && !actor.overtaken && !actor.synced && !actor.skipped && !excused {
+        if kind == Kind::Late && !actor.overtaken && !actor.synced && !actor.superseded && !actor.skipped && !excused {
             state.break_(Broken::LateWithoutReason);
             return;
         }

@@ -40,6 +40,9 @@ pub(crate) struct Actor {
     pub(crate) overtaken: bool,
     /// A sync or an age ended unpaged changes since then.
     pub(crate) synced: bool,
+    /// The word has moved on otherwise than this operation's last hook saw it: the hook joined a generation
+    /// that was there before, or premod itself cleaned it.
+    pub(crate) superseded: bool,
     /// One of this operation's hooks was skipped.
     pub(crate) skipped: bool,
     /// The hook saw a clean mapping while a page, past the net, was about to be marked.
@@ -108,7 +111,7 @@ pub(crate) struct Kernel {
     pub(crate) page_lock: [u8; 2],
     pub(crate) mapping_lock: u8,
     pub(crate) inode_lock: u8,
-    /// An unpaged change is not on disk yet.
+    /// A change without pages was announced or made, and is not on disk yet.
     pub(crate) pending: bool,
     /// Actors whose running sync will bring all of it to the disk: one bit each.
     pub(crate) syncing: u8,
@@ -166,7 +169,10 @@ pub(crate) struct Memory {
     pub(crate) slipped: bool,
     /// An event said "before" though a modification had overtaken it.
     pub(crate) misdated: bool,
-    /// A compare-and-swap loop gave up, or a skipped eviction left an entry: counted, all bets are off.
+    /// A generation was counted as lost more than once.
+    pub(crate) recounted: bool,
+    /// All bets are off: a compare-and-swap loop gave up or a program was skipped, which is counted; or an
+    /// announcement took longer than a writeback.
     pub(crate) excused: bool,
     /// Of each life of an entry, bits for each generation.
     pub(crate) seen: [SeenBits; BIRTHS],
@@ -205,6 +211,7 @@ impl Actor {
             own: false,
             overtaken: false,
             synced: false,
+            superseded: false,
             skipped: false,
             misled: false,
         }
@@ -213,6 +220,18 @@ impl Actor {
     /// Between two operations: holds no reference to the inode.
     pub(crate) fn is_idle(&self) -> bool {
         self.pc == 0 && self.hook == Hook::Out
+    }
+
+    /// Between the swap of the word and the verdict.
+    pub(crate) fn is_announcing(&self) -> bool {
+        matches!(
+            self.hook,
+            Hook::ReadClock(_)
+                | Hook::StoreAnnounced(..)
+                | Hook::Emit(_)
+                | Hook::LoadVerdict(..)
+                | Hook::SwapVerdict(..)
+        )
     }
 
     /// The operation is over.
@@ -266,6 +285,7 @@ impl State {
                 stirred: false,
                 slipped: false,
                 misdated: false,
+                recounted: false,
                 excused: false,
                 seen: [SeenBits::default(); BIRTHS],
             },
