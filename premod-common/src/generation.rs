@@ -199,7 +199,7 @@ pub const fn touch(word: Word, mapping: Mapping, touch: Touch) -> Step {
 #[must_use]
 pub const fn dirtied(word: Word, mapping: Mapping, own: bool) -> Step {
     let flags = if mapping.dirty { PAGED | MARKED } else { PAGED };
-    let noted = word.with(flags);
+    let noted = word.without(MARKED).with(flags);
     match word.phase() {
         // Announced, and nothing modified until now, whatever was synced in the meantime.
         ANNOUNCED if !word.has(PAGED | UNPAGED) => Step::Store(noted.without(SYNCED)),

@@ -152,7 +152,9 @@ impl Generations {
                 Step::Store(new) => state.actors[index].hook = plain_swap(entry.word, new),
                 _ => {
                     state.sync_noted();
-                    state.sync_reaches_all(index);
+                    if !is_emitting(entry.word) {
+                        state.sync_reaches_all(index);
+                    }
                     state.actors[index].leave_hook();
                 }
             }
@@ -164,9 +166,6 @@ impl Generations {
             } else {
                 state.break_(Broken::Inherited);
             }
-        }
-        if self.site(state, index).is_some_and(|site| site.unpaged) {
-            state.kernel.pending = true;
         }
         if self.site(state, index).is_some_and(|site| site.last) {
             state.actors[index].overtaken = false;
@@ -186,6 +185,7 @@ impl Generations {
         }
         let (new, kind) = match next {
             Step::Nothing => {
+                self.expects_change(state, index);
                 self.stays_silent(state, index, word);
                 state.actors[index].leave_hook();
                 return;
@@ -243,12 +243,17 @@ impl Generations {
                 actor.superseded = true;
             }
         }
+        self.expects_change(state, index);
         let Some(kind) = swap.kind else {
             self.stays_silent(state, index, swap.old);
             state.actors[index].leave_hook();
             return;
         };
         state.generation_begins(kind, swap);
+        if kind == Kind::First && is_paged(swap.new) && state.kernel.dirty == 0 {
+            // The pages that the look saw dirty are clean already, which ends the generation at once.
+            state.memory.stirred = true;
+        }
         state.actors[index].superseded |= matches!(kind, Kind::Echo | Kind::Retry);
         let decision = Decision {
             generation: swap.new.generation() as u8,
@@ -272,6 +277,7 @@ impl Generations {
     }
 
     fn announce_untracked(&self, state: &mut State, index: usize) {
+        self.expects_change(state, index);
         if self.configuration.actors[index].own {
             state.actors[index].leave_hook();
             return;
@@ -298,6 +304,13 @@ impl Generations {
             state.actors[index].leave_hook();
         } else {
             state.actors[index].hook = Hook::LoadVerdict(decision, delivered);
+        }
+    }
+
+    /// From now on a change without pages is on its way to the disk, as far as premod knows.
+    fn expects_change(&self, state: &mut State, index: usize) {
+        if self.site(state, index).is_some_and(|site| site.unpaged) {
+            state.kernel.pending = true;
         }
     }
 
@@ -332,3 +345,14 @@ const fn kind_of(announcement: Announcement) -> Kind {
         Announcement::Late => Kind::Late,
     }
 }
+
+/// Bits of the word that the bookkeeping has to know; `the_bits_are_those_of_the_word` compares them.
+pub(crate) const fn is_emitting(word: Word) -> bool {
+    word.0 & 0b11 == 1
+}
+
+pub(crate) const fn is_paged(word: Word) -> bool {
+    word.0 & PAGED != 0
+}
+
+pub(crate) const PAGED: u64 = 1 << 2;

@@ -136,6 +136,8 @@ impl Generations {
         memory.modified = true;
         if !paged {
             memory.waits = !actor.synced;
+            // The generation that it falls into may not know of it.
+            memory.excused |= actor.overtaken || actor.synced;
         }
     }
 
