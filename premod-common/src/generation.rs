@@ -298,6 +298,7 @@ mod tests {
         );
         let word = stored(dirtied(word, CLEAN_MAPPING, false));
         assert_eq!(touch(word, DIRTY_MAPPING, WRITE), Step::Nothing);
+        let word = stored(dirtied(word, DIRTY_MAPPING, false));
         assert_eq!(dirtied(word, DIRTY_MAPPING, false), Step::Nothing);
     }
 
@@ -368,9 +369,8 @@ mod tests {
             dirty: true,
             aged: true,
         };
-        assert_eq!(
-            touch(word, dirty, WRITE),
-            Step::Nothing,
+        assert!(
+            matches!(touch(word, dirty, WRITE), Step::Store(word) if word.generation() == 1),
             "dirty pages do not age"
         );
         assert!(!written(Word::default()).age_matters());
@@ -401,6 +401,50 @@ mod tests {
         assert!(
             matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2)
         );
+    }
+
+    #[test]
+    fn an_echo_that_was_delivered_makes_up_for_a_loss() {
+        let word = stored(touch(Word::default(), CLEAN_MAPPING, WRITE));
+        let lost = stored(announced(word, 1, false));
+        assert!(lost.is_lost());
+        let word = stored(announced(lost, 1, true));
+        let word = stored(dirtied(word, CLEAN_MAPPING, false));
+        let step = touch(word, CLEAN_MAPPING, WRITE);
+        assert!(
+            matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2),
+            "a retry of generation 1 would be dropped as the echo's duplicate"
+        );
+    }
+
+    #[test]
+    fn a_generation_that_begins_on_dirty_pages_ends_when_they_are_clean() {
+        let word = stored(touch(Word::default(), DIRTY_MAPPING, WRITE));
+        let word = stored(announced(word, 1, true));
+        assert_eq!(touch(word, DIRTY_MAPPING, WRITE), Step::Nothing);
+        let step = touch(word, CLEAN_MAPPING, WRITE);
+        assert!(
+            matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2)
+        );
+    }
+
+    #[test]
+    fn the_mark_changes_the_word_once() {
+        let before_the_mark = written(Word::default());
+        let after_the_mark = stored(dirtied(before_the_mark, DIRTY_MAPPING, false));
+        assert_ne!(
+            before_the_mark, after_the_mark,
+            "a touch that looked before the mark must fail to swap"
+        );
+        assert_eq!(dirtied(after_the_mark, DIRTY_MAPPING, false), Step::Nothing);
+    }
+
+    #[test]
+    fn pages_dirtied_after_a_sync_of_unpaged_changes_are_late() {
+        let word = stored(touch(Word::default(), CLEAN_MAPPING, TRUNCATE));
+        let word = stored(synced(stored(announced(word, 1, true))));
+        let step = dirtied(word, CLEAN_MAPPING, false);
+        assert!(matches!(step, Step::Announce(word, Announcement::Late) if word.generation() == 2));
     }
 
     #[test]

@@ -32,11 +32,7 @@ pub(crate) struct Configuration {
 impl Configuration {
     /// Time matters: otherwise `announced` is neither written nor read.
     pub(crate) fn is_timed(&self) -> bool {
-        self.budget.ages > 0
-            || self
-                .actors
-                .iter()
-                .any(|role| role.ops.contains(&Syncfs))
+        self.budget.ages > 0 || self.actors.iter().any(|role| role.ops.contains(&Syncfs))
     }
 }
 
@@ -67,10 +63,9 @@ const PLAIN: Configuration = Configuration {
 };
 
 fn concludes(state: &State, wanted: Kind) -> bool {
-    state
-        .actors
-        .iter()
-        .any(|actor| matches!(actor.hook, Hook::LoadVerdict(decision, true) if decision.kind == wanted))
+    state.actors.iter().any(
+        |actor| matches!(actor.hook, Hook::LoadVerdict(decision, true) if decision.kind == wanted),
+    )
 }
 
 const ECHO: Sight = ("an echo is delivered", |_, s| concludes(s, Kind::Echo));
@@ -87,41 +82,56 @@ const SETTLED: Sight = ("a second generation begins", |_, s| {
 const CONTENDED: Sight = ("a compare-and-swap fails", |_, s| {
     s.actors.iter().any(|a| a.attempt > 0)
 });
-const GIVEN_UP: Sight = ("a compare-and-swap loop gives up", |_, s| s.memory.excused);
 const LOST: Sight = ("an announcement is lost", |_, s| {
     s.premod.elements.iter().any(|e| e.word.is_lost())
 });
-const SLIPPED: Sight = ("known gap: an unpaged change slips behind a sync", |_, s| {
-    s.memory.slipped
-});
-const MISDATED: Sight = ("known gap: an event says before, and was overtaken", |_, s| {
-    s.memory.misdated
-});
-const RECOUNTED: Sight = ("known flaw: a generation is counted as lost twice", |_, s| {
-    s.memory.recounted
-});
+const SLIPPED: Sight = (
+    "known gap: an unpaged change slips behind a sync",
+    |_, s| s.memory.slipped,
+);
+const MISDATED: Sight = (
+    "known gap: an event says before, and was overtaken",
+    |_, s| s.memory.misdated,
+);
+const RECOUNTED: Sight = (
+    "known flaw: a generation is counted as lost twice",
+    |_, s| s.memory.recounted,
+);
+const STALE: Sight = (
+    "known gap: a look at the mapping is stale when it is acted on",
+    |_, s| s.memory.stale,
+);
 const REBORN: Sight = ("a second entry is made", |_, s| s.premod.births > 1);
 
 pub(crate) const ALL: &[Configuration] = &[
     Configuration {
         name: "two writers and the flusher",
         actors: &[does(&[Write]), does(&[WriteOther])],
-        budget: Budget { writebacks: 2, ..NEVER },
+        budget: Budget {
+            writebacks: 2,
+            ..NEVER
+        },
         sights: &[ECHO, SETTLED, CONTENDED, LATE],
         ..PLAIN
     },
     Configuration {
         name: "writes one after the other, and the flusher",
         actors: &[does(&[Write, Write]), does(&[FailingWrite, Write])],
-        budget: Budget { writebacks: 2, ..NEVER },
+        budget: Budget {
+            writebacks: 2,
+            ..NEVER
+        },
         sights: &[ECHO, SETTLED, CONTENDED, LATE],
         ..PLAIN
     },
     Configuration {
         name: "a long write, stores and the flusher",
         actors: &[does(&[LongWrite]), does(&[Store, StoreOther])],
-        budget: Budget { writebacks: 2, ..NEVER },
-        sights: &[ECHO, SETTLED, CONTENDED, LATE],
+        budget: Budget {
+            writebacks: 2,
+            ..NEVER
+        },
+        sights: &[ECHO, SETTLED, CONTENDED, LATE, MISDATED],
         ..PLAIN
     },
     Configuration {
@@ -157,29 +167,35 @@ pub(crate) const ALL: &[Configuration] = &[
     Configuration {
         name: "truncate, store and age",
         actors: &[does(&[Truncate]), does(&[Store])],
-        budget: Budget { ages: 2, ..NEVER },
+        budget: Budget { ages: 1, ..NEVER },
         sights: &[ECHO, SETTLED, CONTENDED, SLIPPED],
         ..PLAIN
     },
     Configuration {
         name: "a full buffer, writers and the flusher",
         actors: &[does(&[Write]), does(&[WriteOther])],
-        budget: Budget { writebacks: 2, ..NEVER },
+        budget: Budget {
+            writebacks: 2,
+            ..NEVER
+        },
         ring: Some(1),
         sights: &[ECHO, RETRY, LOST, SETTLED, CONTENDED],
         ..PLAIN
     },
     Configuration {
-        name: "a full buffer, stores and the flusher",
-        actors: &[does(&[Store]), does(&[StoreOther])],
-        budget: Budget { writebacks: 2, ..NEVER },
+        name: "a full buffer, a store, a write and the flusher",
+        actors: &[does(&[Store]), does(&[Write])],
+        budget: Budget {
+            writebacks: 1,
+            ..NEVER
+        },
         ring: Some(1),
-        sights: &[ECHO, RETRY, LOST, SETTLED, CONTENDED],
+        sights: &[ECHO, RETRY, RECOUNTED, LOST, SETTLED, CONTENDED],
         ..PLAIN
     },
     Configuration {
-        name: "a full buffer, truncate, store and fsync",
-        actors: &[does(&[Truncate]), does(&[Store]), does(&[Fsync])],
+        name: "a full buffer, truncate, write and fsync",
+        actors: &[does(&[Truncate]), does(&[Write]), does(&[Fsync])],
         ring: Some(1),
         sights: &[ECHO, RETRY, LOST, SETTLED, CONTENDED],
         ..PLAIN
@@ -187,21 +203,32 @@ pub(crate) const ALL: &[Configuration] = &[
     Configuration {
         name: "premod's own writes among others'",
         actors: &[premod(&[Write, Truncate]), does(&[Write, Store])],
-        budget: Budget { writebacks: 2, ..NEVER },
-        sights: &[SETTLED, CONTENDED, LATE],
+        budget: Budget {
+            writebacks: 2,
+            ..NEVER
+        },
+        sights: &[SETTLED, CONTENDED, LATE, STALE],
         ..PLAIN
     },
     Configuration {
         name: "eviction, and reuse of the memory",
         actors: &[does(&[Truncate, Write]), does(&[Write])],
-        budget: Budget { writebacks: 1, evictions: 2, ..NEVER },
+        budget: Budget {
+            writebacks: 1,
+            evictions: 2,
+            ..NEVER
+        },
         sights: &[ECHO, SETTLED, CONTENDED, REBORN],
         ..PLAIN
     },
     Configuration {
         name: "an eviction that nobody saw",
         actors: &[does(&[Write]), does(&[Write])],
-        budget: Budget { writebacks: 1, evictions: 1, ..NEVER },
+        budget: Budget {
+            writebacks: 1,
+            evictions: 1,
+            ..NEVER
+        },
         unseen_evictions: true,
         sights: &[ECHO, CONTENDED, REBORN],
         ..PLAIN
@@ -209,7 +236,10 @@ pub(crate) const ALL: &[Configuration] = &[
     Configuration {
         name: "a full map",
         actors: &[does(&[Write]), does(&[Store, Truncate])],
-        budget: Budget { writebacks: 2, ..NEVER },
+        budget: Budget {
+            writebacks: 2,
+            ..NEVER
+        },
         map_has_room: false,
         sights: &[UNTRACKED],
         ..PLAIN
@@ -217,14 +247,22 @@ pub(crate) const ALL: &[Configuration] = &[
     Configuration {
         name: "a map that is full at times",
         actors: &[does(&[Write]), does(&[Store])],
-        budget: Budget { writebacks: 1, failing_inserts: 2, ..NEVER },
+        budget: Budget {
+            writebacks: 1,
+            failing_inserts: 2,
+            ..NEVER
+        },
         sights: &[UNTRACKED, ECHO],
         ..PLAIN
     },
     Configuration {
         name: "hooks that the kernel skips",
         actors: &[does(&[Write]), does(&[Store])],
-        budget: Budget { writebacks: 2, skips: 1, ..NEVER },
+        budget: Budget {
+            writebacks: 2,
+            skips: 1,
+            ..NEVER
+        },
         sights: &[ECHO, SETTLED, LATE],
         ..PLAIN
     },

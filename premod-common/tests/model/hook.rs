@@ -6,7 +6,7 @@ use crate::{
     model::Generations,
     program::{Instruction, Site},
     property::Broken,
-    state::{Decision, ELEMENTS, Entry, Hook, Kind, NONE, State, Swap},
+    state::{Decision, Entry, Hook, Kind, NONE, State, Swap},
 };
 
 impl Generations {
@@ -33,6 +33,7 @@ impl Generations {
                 let dirty = state.kernel.dirty != 0;
                 let marking = ![NONE, index as u8].contains(&state.kernel.mapping_lock);
                 state.actors[index].misled = marking && !dirty;
+                state.actors[index].saw_dirty = dirty;
                 if dirty || !word.age_matters() || !self.configuration.is_timed() {
                     let mapping = Mapping { dirty, aged: false };
                     self.follow(state, index, word, mapping);
@@ -57,7 +58,7 @@ impl Generations {
                 entry(state, index).announced = now;
                 if now <= state.premod.synced.max(state.premod.cutoff) {
                     // Older than a sync: ends the generation although it began after that.
-                    state.memory.stirred = true;
+                    state.sync_noted();
                 }
                 state.actors[index].hook = Hook::Emit(decision);
             }
@@ -90,69 +91,14 @@ impl Generations {
         }
     }
 
-    fn enter(&self, state: &mut State, index: usize) {
-        if self.instruction(state, index) == Instruction::SyncHook {
-            // `synced` asks for no identity and makes no entry.
-            state.actors[index].entry = state.premod.map;
-            if state.premod.map == NONE {
-                state.sync_reaches_all(index);
-                state.actors[index].leave_hook();
-            } else {
-                state.actors[index].hook = Hook::LoadWord;
-            }
-            return;
-        }
-        state.actors[index].hook = Hook::Lookup;
-        // With no entries taken away under a hook, finding one and looking at it are one step.
-        if !self.configuration.unseen_evictions && state.premod.map != NONE {
-            self.lookup(state, index);
-            if state.actors[index].hook == Hook::LoadWord {
-                self.load_word(state, index);
-            }
-        }
-    }
-
-    fn lookup(&self, state: &mut State, index: usize) {
-        let found = state.premod.map;
-        let actor = &mut state.actors[index];
-        if found == NONE {
-            actor.hook = Hook::Insert;
-            return;
-        }
-        let identity = state.premod.elements[usize::from(found)].identity;
-        if self.protocol.compares_identity && identity != state.kernel.identity {
-            actor.hook = Hook::Remove;
-        } else {
-            actor.entry = found;
-            actor.hook = Hook::LoadWord;
-        }
-    }
-
-    /// `BPF_NOEXIST`: whoever comes second finds the first one's entry.
-    pub(crate) fn insert(&self, state: &mut State, index: usize, has_room: bool) {
-        state.actors[index].hook = Hook::LookupAgain;
-        if state.premod.map != NONE || !has_room {
-            return;
-        }
-        let free = (0..ELEMENTS as u8).find(|free| state.actors.iter().all(|a| a.entry != *free));
-        state.premod.map = free.expect("each actor holds one entry at most");
-        state.premod.births += 1;
-        state.premod.elements[usize::from(state.premod.map)] = Entry {
-            identity: state.kernel.identity,
-            born: state.premod.births - 1,
-            life: state.kernel.life,
-            ..Entry::default()
-        };
-    }
-
-    fn load_word(&self, state: &mut State, index: usize) {
+    pub(crate) fn load_word(&self, state: &mut State, index: usize) {
         let entry = *entry(state, index);
         if self.instruction(state, index) == Instruction::SyncHook {
             match (self.protocol.synced)(entry.word) {
                 Step::Store(new) => state.actors[index].hook = plain_swap(entry.word, new),
                 _ => {
                     state.sync_noted();
-                    if !is_emitting(entry.word) {
+                    if is_announced(entry.word) {
                         state.sync_reaches_all(index);
                     }
                     state.actors[index].leave_hook();
@@ -167,12 +113,18 @@ impl Generations {
                 state.break_(Broken::Inherited);
             }
         }
+        self.looks(state, index);
+        state.actors[index].hook = Hook::LoadMark(entry.word);
+    }
+
+    /// The last hook before the modification looks: whatever happens to the inode from now on overtakes it.
+    pub(crate) fn looks(&self, state: &mut State, index: usize) {
         if self.site(state, index).is_some_and(|site| site.last) {
+            state.actors[index].looked = true;
             state.actors[index].overtaken = false;
             state.actors[index].synced = false;
             state.actors[index].superseded = false;
         }
-        state.actors[index].hook = Hook::LoadMark(entry.word);
     }
 
     /// What `decide` does with the word and the mapping.
@@ -185,6 +137,10 @@ impl Generations {
         }
         let (new, kind) = match next {
             Step::Nothing => {
+                if !same_generation(entry(state, index).word, word) {
+                    state.memory.stale = true;
+                    state.memory.excused = true;
+                }
                 self.expects_change(state, index);
                 self.stays_silent(state, index, word);
                 state.actors[index].leave_hook();
@@ -210,7 +166,9 @@ impl Generations {
     fn ask(&self, state: &State, index: usize, word: Word, mapping: Mapping) -> Step {
         let own = state.actors[index].own;
         match self.site(state, index) {
-            Some(Site { unpaged, .. }) => (self.protocol.touch)(word, mapping, Touch { unpaged, own }),
+            Some(Site { unpaged, .. }) => {
+                (self.protocol.touch)(word, mapping, Touch { unpaged, own })
+            }
             None => (self.protocol.dirtied)(word, mapping, own),
         }
     }
@@ -243,6 +201,7 @@ impl Generations {
                 actor.superseded = true;
             }
         }
+        self.look_was_stale(state, index, swap);
         self.expects_change(state, index);
         let Some(kind) = swap.kind else {
             self.stays_silent(state, index, swap.old);
@@ -274,44 +233,6 @@ impl Generations {
     fn again(&self, state: &mut State, index: usize) -> bool {
         state.actors[index].attempt += 1;
         state.actors[index].attempt < self.protocol.attempts
-    }
-
-    fn announce_untracked(&self, state: &mut State, index: usize) {
-        self.expects_change(state, index);
-        if self.configuration.actors[index].own {
-            state.actors[index].leave_hook();
-            return;
-        }
-        state.actors[index].entry = NONE;
-        state.actors[index].superseded = true;
-        state.actors[index].hook = Hook::Emit(Decision {
-            generation: 0,
-            born: 0,
-            kind: Kind::Untracked,
-        });
-    }
-
-    fn emit(&self, state: &mut State, index: usize, decision: Decision) {
-        let delivered = self
-            .configuration
-            .ring
-            .is_none_or(|capacity| state.premod.ring < capacity);
-        if delivered && self.configuration.ring.is_some() {
-            state.premod.ring += 1;
-        }
-        self.emitted(state, index, decision, delivered);
-        if decision.kind == Kind::Untracked {
-            state.actors[index].leave_hook();
-        } else {
-            state.actors[index].hook = Hook::LoadVerdict(decision, delivered);
-        }
-    }
-
-    /// From now on a change without pages is on its way to the disk, as far as premod knows.
-    fn expects_change(&self, state: &mut State, index: usize) {
-        if self.site(state, index).is_some_and(|site| site.unpaged) {
-            state.kernel.pending = true;
-        }
     }
 
     /// The touch that the actor is in; none in the net and in a sync.
@@ -346,13 +267,19 @@ const fn kind_of(announcement: Announcement) -> Kind {
     }
 }
 
-/// Bits of the word that the bookkeeping has to know; `the_bits_are_those_of_the_word` compares them.
-pub(crate) const fn is_emitting(word: Word) -> bool {
-    word.0 & 0b11 == 1
-}
+/// Bits of the word that the bookkeeping has to know.
+pub(crate) const PAGED: u64 = 1 << 2;
+const PHASE: u64 = 0b11;
 
-pub(crate) const fn is_paged(word: Word) -> bool {
+const fn is_paged(word: Word) -> bool {
     word.0 & PAGED != 0
 }
 
-pub(crate) const PAGED: u64 = 1 << 2;
+/// Clean or announced; a sync is not noted while an announcement is on its way or has to be repeated.
+const fn is_announced(word: Word) -> bool {
+    matches!(word.0 & PHASE, 0 | 2)
+}
+
+const fn same_generation(one: Word, other: Word) -> bool {
+    one.generation() == other.generation() && (one.0 & PHASE == 0) == (other.0 & PHASE == 0)
+}

@@ -1,10 +1,10 @@
 //! The kernel around the hooks: locks, pages, writeback, syncs, eviction.
 
 use crate::{
+    memory::Covered,
     model::Generations,
     program::{Instruction, stored_page},
-    property::Broken,
-    state::{Actor, Covered, Entry, Hook, Kernel, NONE, State},
+    state::{Actor, Entry, Hook, Kernel, NONE, State},
 };
 
 impl Generations {

@@ -86,8 +86,12 @@ impl Model for Generations {
             actions.push(Action::Age);
         }
         if state.budget.evictions > 0 && state.all_idle() && state.kernel.dirty == 0 {
-            actions.push(Action::Evict { same_identity: true });
-            actions.push(Action::Evict { same_identity: false });
+            actions.push(Action::Evict {
+                same_identity: true,
+            });
+            actions.push(Action::Evict {
+                same_identity: false,
+            });
         }
         if state.premod.ring > 0 {
             actions.push(Action::Read);

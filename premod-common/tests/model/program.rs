@@ -108,8 +108,8 @@ const PAGE_MKWRITE: Instruction = Instruction::Touch(Site {
 });
 
 use Instruction::{
-    Change, CopyIn, Flush, Mark, MarkWritable, Net, SecondNet, Store, SyncBegins, SyncEnds, SyncHook,
-    SyncTime,
+    Change, CopyIn, Flush, Mark, MarkWritable, Net, SecondNet, Store, SyncBegins, SyncEnds,
+    SyncHook, SyncTime,
 };
 
 /// The operation's steps.

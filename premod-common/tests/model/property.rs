@@ -6,8 +6,9 @@
 //! became clean after the last look of the last hook before it.
 
 use crate::{
+    memory::{Covered, Seen},
     model::Generations,
-    state::{BIRTHS, Covered, Decision, GENERATIONS, Kind, NONE, Seen, State, Swap},
+    state::{BIRTHS, Decision, GENERATIONS, Kind, NONE, State, Swap},
 };
 
 /// A promise that did not hold. A state that breaks one has no successors.
@@ -34,7 +35,9 @@ impl Broken {
             Self::NotLate => {
                 "an overtaken modification of a page, before which nothing was said, is followed by an event or a counted loss"
             }
-            Self::LateWithoutReason => "an event is late only if its modification was overtaken, its last hook joined an older generation, premod itself had a hand in it, or a hook was skipped",
+            Self::LateWithoutReason => {
+                "an event is late only if its modification was overtaken, its last hook joined an older generation, premod itself had a hand in it, or a hook was skipped"
+            }
             Self::DeliveredTwice => "the reader sees at most one event of a generation",
             Self::SecondEvent => {
                 "a generation begins only if, since the one before began, writeback, a sync, age, premod itself or an eviction had a hand in it, or a look at the mapping fell between the net and the mark"
@@ -98,6 +101,10 @@ impl State {
             self.break_(Broken::SecondEvent);
         }
         self.memory.stirred = false;
+        for actor in &mut self.actors {
+            // Whatever it is about to change falls into a generation that its hooks did not see.
+            actor.superseded = true;
+        }
     }
 
     pub(crate) fn counted(&mut self, decision: Decision) {
@@ -120,6 +127,7 @@ impl Generations {
         if self.configuration.actors[index].own {
             return;
         }
+        let own_pages = self.configuration.actors.iter().any(|role| role.own);
         let actor = state.actors[index];
         let memory = &mut state.memory;
         if memory.covered == Covered::Nothing && !actor.skipped && !memory.excused {
@@ -127,7 +135,11 @@ impl Generations {
                 state.break_(Broken::Unannounced);
                 return;
             }
-            if paged {
+            if paged && own_pages {
+                // The page may be dirty already, by premod: no net.
+                memory.stale = true;
+                memory.excused = true;
+            } else if paged {
                 memory.owed = true;
             } else {
                 memory.slipped = true;
@@ -135,7 +147,7 @@ impl Generations {
         }
         memory.modified = true;
         if !paged {
-            memory.waits = !actor.synced;
+            memory.waits = !actor.synced && !actor.superseded;
             // The generation that it falls into may not know of it.
             memory.excused |= actor.overtaken || actor.synced;
         }
@@ -144,7 +156,7 @@ impl Generations {
     /// The inode has become clean behind whoever has passed its last hook's last look.
     pub(crate) fn overtake(&self, state: &mut State) {
         for actor in &mut state.actors {
-            actor.overtaken = true;
+            actor.overtaken = actor.looked;
         }
     }
 
@@ -173,7 +185,12 @@ impl Generations {
     }
 
     /// A touch goes on without an event of its own.
-    pub(crate) fn stays_silent(&self, state: &mut State, index: usize, word: premod_common::generation::Word) {
+    pub(crate) fn stays_silent(
+        &self,
+        state: &mut State,
+        index: usize,
+        word: premod_common::generation::Word,
+    ) {
         if self.site(state, index).is_none() || self.configuration.actors[index].own {
             return;
         }
@@ -185,10 +202,23 @@ impl Generations {
     }
 
     /// An announcement was made, and has found room in the buffer or not.
-    pub(crate) fn emitted(&self, state: &mut State, index: usize, decision: Decision, delivered: bool) {
-        let Decision { generation, born, kind } = decision;
+    pub(crate) fn emitted(
+        &self,
+        state: &mut State,
+        index: usize,
+        decision: Decision,
+        delivered: bool,
+    ) {
+        let Decision {
+            generation,
+            born,
+            kind,
+        } = decision;
         let generation = usize::from(generation);
-        assert!(usize::from(born) < BIRTHS && generation < GENERATIONS, "the configuration is too large");
+        assert!(
+            usize::from(born) < BIRTHS && generation < GENERATIONS,
+            "the configuration is too large"
+        );
         let bit = 1 << generation;
         let excused = state.memory.excused;
         let seen = &mut state.memory.seen[usize::from(born)];
@@ -224,7 +254,13 @@ impl Generations {
             seen.echoed |= bit;
         }
         let actor = state.actors[index];
-        if kind == Kind::Late && !actor.overtaken && !actor.synced && !actor.superseded && !actor.skipped && !excused {
+        if kind == Kind::Late
+            && !actor.overtaken
+            && !actor.synced
+            && !actor.superseded
+            && !actor.skipped
+            && !excused
+        {
             state.break_(Broken::LateWithoutReason);
             return;
         }

@@ -2,7 +2,7 @@
 
 use premod_common::generation::{self, Mapping, Step, Touch, Word};
 
-use crate::state::{Kind, Seen};
+use crate::{memory::Seen, state::Kind};
 
 /// The pure functions, and what touch.rs, the hooks and duplicates.rs do around them.
 #[derive(Clone, Copy)]
@@ -50,7 +50,8 @@ fn is_duplicate(seen: Seen, kind: Kind) -> bool {
     }
 }
 
-pub(crate) const FIXED: Protocol = Protocol {
+/// With the changes to touch.rs and duplicates.rs that docs/protocol.md proposes.
+pub(crate) const PROPOSED: Protocol = Protocol {
     clock_precedes_swap: true,
     is_duplicate: |seen, _| seen.accepted,
     ..REAL

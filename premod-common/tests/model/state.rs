@@ -4,8 +4,8 @@ use premod_common::generation::Word;
 
 use crate::{
     configuration::Configuration,
+    memory::{Covered, Memory, SeenBits},
     program::{Instruction, program},
-    property::Broken,
 };
 
 pub(crate) const ACTORS: usize = 3;
@@ -36,7 +36,9 @@ pub(crate) struct Actor {
     pub(crate) attempt: u8,
     /// `own` of touch.rs's `decide`.
     pub(crate) own: bool,
-    /// The inode became clean since the last look of this operation's last hook.
+    /// This operation's last hook has looked.
+    pub(crate) looked: bool,
+    /// The inode became clean since then.
     pub(crate) overtaken: bool,
     /// A sync or an age ended unpaged changes since then.
     pub(crate) synced: bool,
@@ -45,6 +47,8 @@ pub(crate) struct Actor {
     pub(crate) superseded: bool,
     /// One of this operation's hooks was skipped.
     pub(crate) skipped: bool,
+    /// The hook saw the dirty mark.
+    pub(crate) saw_dirty: bool,
     /// The hook saw a clean mapping while a page, past the net, was about to be marked.
     pub(crate) misled: bool,
 }
@@ -151,55 +155,6 @@ pub(crate) struct Budget {
     pub(crate) failing_inserts: u8,
 }
 
-/// What the properties remember; the protocol knows nothing of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Memory {
-    pub(crate) broken: Option<Broken>,
-    /// What was said since the inode became clean.
-    pub(crate) covered: Covered,
-    /// Somebody else than premod modified it since.
-    pub(crate) modified: bool,
-    /// A modification before which nothing was said waits for a late event.
-    pub(crate) owed: bool,
-    /// The last unpaged change was announced after the last sync's hook had run.
-    pub(crate) waits: bool,
-    /// Something happened that may end a period, since the last generation began.
-    pub(crate) stirred: bool,
-    /// An unpaged change slipped behind a sync without an event (see docs/protocol.md).
-    pub(crate) slipped: bool,
-    /// An event said "before" though a modification had overtaken it.
-    pub(crate) misdated: bool,
-    /// A generation was counted as lost more than once.
-    pub(crate) recounted: bool,
-    /// All bets are off: a compare-and-swap loop gave up or a program was skipped, which is counted; or an
-    /// announcement took longer than a writeback.
-    pub(crate) excused: bool,
-    /// Of each life of an entry, bits for each generation.
-    pub(crate) seen: [SeenBits; BIRTHS],
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct SeenBits {
-    pub(crate) accepted: u16,
-    pub(crate) echoed: u16,
-    pub(crate) failed: u16,
-    pub(crate) counted: u16,
-}
-
-/// What the reader remembers of a generation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
-    pub(crate) accepted: bool,
-    pub(crate) echoed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Covered {
-    Nothing,
-    Loss,
-    Event,
-}
-
 impl Actor {
     const fn new() -> Self {
         Self {
@@ -209,10 +164,12 @@ impl Actor {
             entry: NONE,
             attempt: 0,
             own: false,
+            looked: false,
             overtaken: false,
             synced: false,
             superseded: false,
             skipped: false,
+            saw_dirty: false,
             misled: false,
         }
     }
@@ -247,6 +204,7 @@ impl Actor {
         self.entry = NONE;
         self.attempt = 0;
         self.own = false;
+        self.saw_dirty = false;
         self.misled = false;
         self.pc += 1;
     }
@@ -285,6 +243,7 @@ impl State {
                 stirred: false,
                 slipped: false,
                 misdated: false,
+                stale: false,
                 recounted: false,
                 excused: false,
                 seen: [SeenBits::default(); BIRTHS],
