@@ -46,6 +46,7 @@ pub struct Facts {
     pub kiocb_ki_filp: u32,
     pub kiocb_ki_pos: u32,
     pub iov_iter_count: u32,
+    pub folio_mapping: u32,
     pub renamedata_old_dentry: u32,
     pub renamedata_new_dentry: u32,
     /// Bit of `xa_flags` that says that some page is dirty (`PAGECACHE_TAG_DIRTY`).

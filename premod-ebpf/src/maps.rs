@@ -51,6 +51,7 @@ pub(crate) static FACTS: Facts = Facts {
     kiocb_ki_filp: 0,
     kiocb_ki_pos: 0,
     iov_iter_count: 0,
+    folio_mapping: 0,
     renamedata_old_dentry: 0,
     renamedata_new_dentry: 0,
     mapping_dirty_mark: 0,

@@ -4,6 +4,7 @@ mod dirty;
 mod enrol;
 mod evict;
 mod mmap;
+mod page;
 mod rename;
 mod space;
 mod sync;

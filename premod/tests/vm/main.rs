@@ -9,8 +9,10 @@ mod diagnosis;
 mod first_dirty;
 mod harness;
 mod paths;
+mod races;
 mod refusals;
 mod silence;
+mod spin;
 mod trace;
 mod workload;
 
@@ -30,6 +32,7 @@ fn tests() -> Vec<Test> {
         silence::TESTS,
         paths::TESTS,
         accounting::TESTS,
+        races::TESTS,
         command_line,
         diagnosis::TESTS,
         refusals::TESTS,
