@@ -46,6 +46,11 @@ fn hold(here: Gap) -> i32 {
         {
             return 0;
         }
+        let passed = read_volatile(&raw const (*report).passed);
+        write_volatile(&raw mut (*report).passed, passed + 1);
+        if passed < read_volatile(&raw const (*order).passes) {
+            return 0;
+        }
         let now = bpf_ktime_get_ns();
         let mut deadline = now + read_volatile(&raw const (*order).limit);
         write_volatile(&raw mut (*report).entered, now);
@@ -123,6 +128,17 @@ fn copied_page() -> i32 {
     hold(Gap::Copied)
 }
 
+#[fentry(function = "balance_dirty_pages_ratelimited")]
+fn between(_ctx: FEntryContext) -> i32 {
+    hold(Gap::Between)
+}
+
+/// Behind the above, or alone (iomap).
+#[fentry(function = "balance_dirty_pages_ratelimited_flags")]
+fn between_flags(_ctx: FEntryContext) -> i32 {
+    hold(Gap::Between)
+}
+
 /// Called by every `page_mkwrite` under test, before it locks the page.
 #[fentry(function = "file_update_time")]
 fn faulting(_ctx: FEntryContext) -> i32 {
@@ -158,14 +174,11 @@ fn flushed_btrfs(_ctx: FExitContext) -> i32 {
     hold(Gap::Flushed)
 }
 
-#[fentry(function = "bpf_ringbuf_output")]
+/// By `bpf_probe_read_kernel_str`, for the names in the path. From 6.18 on the helpers themselves cannot be
+/// hooked.
+#[fentry(function = "strncpy_from_kernel_nofault")]
 fn announcing(_ctx: FEntryContext) -> i32 {
     hold(Gap::Announcing)
-}
-
-#[fexit(function = "bpf_ringbuf_output")]
-fn announced(_ctx: FExitContext) -> i32 {
-    hold(Gap::Announced)
 }
 
 #[fexit(function = "security_inode_free")]

@@ -10,18 +10,18 @@ pub(crate) enum Gap {
     Checked = 2,
     /// After a page's copy, before the page is marked dirty.
     Copied = 3,
+    /// Between two pages of a write.
+    Between = 4,
     /// In a fault, after `do_page_mkwrite` has begun, before the page is marked dirty.
-    Faulting = 4,
+    Faulting = 5,
     /// Behind premod's net, before the mapping gets its dirty mark. Interrupts are off here.
-    Marking = 5,
+    Marking = 6,
     /// An fsync is about to write the pages.
-    Flushing = 6,
+    Flushing = 7,
     /// An fsync has written the pages, and has not returned.
-    Flushed = 7,
-    /// premod has decided to announce, and the event is not in the buffer.
-    Announcing = 8,
-    /// The event is in the buffer (or found no room), and the inode's word does not say so.
-    Announced = 9,
+    Flushed = 8,
+    /// premod has decided to announce, and is building the record.
+    Announcing = 9,
     /// An inode is forgotten, and its memory has not been given back.
     Forgotten = 10,
 }
@@ -34,6 +34,8 @@ pub(crate) struct Order {
     pub(crate) victim: u32,
     /// The [`Gap`] as a number.
     pub(crate) gap: u32,
+    /// How often it passes by before it is held.
+    pub(crate) passes: u64,
     /// After how many nanoseconds the victim goes on by itself.
     pub(crate) limit: u64,
     /// Non-zero: the victim goes on.
@@ -45,6 +47,8 @@ pub(crate) struct Order {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Report {
+    /// How often the victim came by.
+    pub(crate) passed: u64,
     /// When the victim entered the gap.
     pub(crate) entered: u64,
     /// When it went on.

@@ -95,6 +95,13 @@ pub(crate) fn is_reference() -> bool {
     has_lsm() && kernel.release().to_bytes().starts_with(b"6.12.")
 }
 
+/// Whether the kernel preempts a task wherever it is (`PREEMPT_LAZY`), not only where it offers to be.
+pub(crate) fn preempts_everywhere() -> bool {
+    let kernel = rustix::system::uname();
+    let release = kernel.release().to_bytes();
+    !release.starts_with(b"6.1.") && !release.starts_with(b"6.12.")
+}
+
 /// A filesystem under test.
 struct Mount {
     point: PathBuf,
@@ -119,7 +126,9 @@ pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
     for interval in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
         fs::write(format!("/proc/sys/vm/{interval}"), "360000").expect("the sysctl");
     }
-    let wanted = tests.iter().filter(|test| filter.split('+').any(|f| test.name.contains(f)));
+    let wanted = tests
+        .iter()
+        .filter(|test| filter.split('+').any(|f| test.name.contains(f)));
     let mut report = Report::default();
     let mut shared = Vec::new();
     for test in wanted.clone() {

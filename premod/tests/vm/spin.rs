@@ -10,18 +10,16 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::{
-        Program, fentry::FEntryLinkId, fexit::FExitLinkId, tp_btf::BtfTracePointLinkId,
-    },
+    programs::{Program, fentry::FEntryLinkId, fexit::FExitLinkId, tp_btf::BtfTracePointLinkId},
 };
 
 #[path = "../../../premod-ebpf/src/spin/shared.rs"]
 mod shared;
 
-pub(crate) use shared::{Gap, Report};
 use shared::Order;
+pub(crate) use shared::{Gap, Report};
 
-// SAFETY: repr(C), integers only, no padding: two u32 and two u64.
+// SAFETY: repr(C), integers only, no padding: two u32 and three u64.
 unsafe impl aya::Pod for Order {}
 // SAFETY: repr(C), u64 only.
 unsafe impl aya::Pod for Report {}
@@ -49,6 +47,10 @@ const fn programs(gap: Gap) -> &'static [(&'static str, &'static str)] {
         Gap::Checked => &[("checked", "generic_write_checks")],
         // Among the witnesses.
         Gap::Copied => &[],
+        Gap::Between => &[
+            ("between", "balance_dirty_pages_ratelimited"),
+            ("between_flags", "balance_dirty_pages_ratelimited_flags"),
+        ],
         Gap::Faulting => &[("faulting", "file_update_time")],
         Gap::Marking => &[("marking", "writeback_dirty_folio")],
         Gap::Flushing => &[
@@ -59,8 +61,7 @@ const fn programs(gap: Gap) -> &'static [(&'static str, &'static str)] {
             ("flushed", "file_write_and_wait_range"),
             ("flushed_btrfs", "filemap_fdatawrite_range"),
         ],
-        Gap::Announcing => &[("announcing", "bpf_ringbuf_output")],
-        Gap::Announced => &[("announced", "bpf_ringbuf_output")],
+        Gap::Announcing => &[("announcing", "strncpy_from_kernel_nofault")],
         Gap::Forgotten => &[("forgotten", "security_inode_free")],
     }
 }
@@ -118,7 +119,10 @@ impl Spinner {
                 .and_then(|()| program.attach().map(Link::Tracepoint)),
             _ => unreachable!("the spinner has no other programs"),
         };
-        (name, link.unwrap_or_else(|error| panic!("{name}: {error:?}")))
+        (
+            name,
+            link.unwrap_or_else(|error| panic!("{name}: {error:?}")),
+        )
     }
 
     fn detach(&mut self, name: &str, link: Link) {
@@ -141,6 +145,8 @@ impl Spinner {
 pub(crate) struct Open {
     spinner: MutexGuard<'static, Option<Spinner>>,
     gap: Gap,
+    limit: Duration,
+    passes: u64,
     links: Vec<(&'static str, Link)>,
 }
 
@@ -161,6 +167,8 @@ pub(crate) fn open(gap: Gap) -> Open {
     Open {
         spinner,
         gap,
+        limit: LIMIT,
+        passes: 0,
         links,
     }
 }
@@ -170,20 +178,23 @@ impl Open {
         self.spinner.as_mut().expect("loaded when it was opened")
     }
 
+    /// Lets victims go by themselves after `limit`.
+    pub(crate) fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Holds a victim only when it has passed the gap this often.
+    pub(crate) fn after(mut self, passes: u64) -> Self {
+        self.passes = passes;
+        self
+    }
+
     /// Runs `victim` in a thread until it is held in the gap.
     ///
     /// Until it is released, nothing here may wait for its CPU, nor for a lock that it has.
     pub(crate) fn hold<T: Send + 'static>(
         &mut self,
-        victim: impl FnOnce() -> T + Send + 'static,
-    ) -> Held<'_, T> {
-        self.hold_for(LIMIT, victim)
-    }
-
-    /// As [`Open::hold`], with a limit of its own.
-    pub(crate) fn hold_for<T: Send + 'static>(
-        &mut self,
-        limit: Duration,
         victim: impl FnOnce() -> T + Send + 'static,
     ) -> Held<'_, T> {
         let (name, thread_id) = mpsc::channel();
@@ -199,7 +210,8 @@ impl Open {
         let order = Order {
             victim: tid,
             gap: self.gap as u32,
-            limit: limit.as_nanos() as u64,
+            passes: self.passes,
+            limit: self.limit.as_nanos() as u64,
             released: 0,
         };
         let gap = self.gap;
@@ -240,18 +252,16 @@ pub(crate) struct Held<'a, T> {
 }
 
 impl<T> Held<'_, T> {
-    /// When the victim entered the gap.
-    pub(crate) fn entered(&self) -> u64 {
-        self.spinner.report().entered
-    }
-
     /// Lets the victim go and waits for its end. Panics if it had gone by itself, for then nothing was
     /// tested.
     pub(crate) fn release(mut self) -> (T, Report) {
         let left = self.spinner.report().left;
         assert_eq!(left, 0, "the victim went on before it was released");
         let (result, report) = self.wait();
-        assert!(report.left - report.entered < self.order.limit, "{report:?}");
+        assert!(
+            report.left - report.entered < self.order.limit,
+            "{report:?}"
+        );
         (result, report)
     }
 

@@ -1,6 +1,7 @@
 //! A running `premod trace --json` and what it has said.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::unix::ffi::OsStrExt,
@@ -27,6 +28,8 @@ pub(crate) struct Trace {
     pub(crate) sentinels_retried: u64,
     /// Programs that the kernel skipped, as premod has reported them so far.
     pub(crate) skipped: u64,
+    /// The hooks of those programs.
+    pub(crate) skipped_hooks: HashSet<String>,
     /// Late events that a test has provoked on purpose.
     pub(crate) provoked: u64,
     stderr: thread::JoinHandle<String>,
@@ -86,6 +89,7 @@ impl Trace {
             sentinels: 0,
             sentinels_retried: 0,
             skipped: 0,
+            skipped_hooks: HashSet::new(),
             provoked: 0,
             stderr,
         }
@@ -128,10 +132,9 @@ impl Trace {
     fn is_skip(&mut self, record: &Value) -> bool {
         let skip = record["type"] == "lost" && record["reason"] == "recursion";
         if skip {
-            assert!(
-                record["hook"].is_string() && record["cpu"].is_null(),
-                "{record}"
-            );
+            let hook = record["hook"].as_str().expect("a hook");
+            assert!(record["cpu"].is_null(), "{record}");
+            self.skipped_hooks.insert(hook.to_owned());
             self.skipped += record["count"].as_u64().expect("a count");
         }
         skip
