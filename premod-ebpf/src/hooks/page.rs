@@ -18,7 +18,7 @@ use crate::{
 const GFP_WRITE: u32 = 1 << 12;
 
 /// `folio_wait_stable(struct folio *folio)`, 6.1 to 7.x: a folio that is in memory already, and that a write
-/// is about to change (`FGP_STABLE`), on ext4 and iomap, from 6.13 on also on btrfs.
+/// is about to change (`FGP_STABLE`), on ext4 and xfs, on 6.18 and 7.3 also on btrfs.
 ///
 /// Some filesystems' `page_mkwrite` call it too, before the page can be stored to.
 #[fexit(function = "folio_wait_stable")]
@@ -41,7 +41,7 @@ fn filemap_add_folio(ctx: FExitContext) -> i32 {
 }
 
 /// `pagecache_get_page(struct address_space *mapping, pgoff_t index, fgf_t fgp_flags, gfp_t gfp)`, 6.1 to
-/// 7.x: how btrfs came to its pages before 6.13, in memory or not.
+/// 7.x: how btrfs comes to its pages on 6.1 and 6.12, in memory or not.
 #[fexit(function = "pagecache_get_page")]
 fn pagecache_get_page(ctx: FExitContext) -> i32 {
     let purpose: u32 = ctx.arg(3);

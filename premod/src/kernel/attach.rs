@@ -188,7 +188,7 @@ pub const HOOKS: &[Hook] = &[
         scoped_only: false,
     },
     Hook {
-        sees: "each page of a write in memory on btrfs before 6.13, before it is changed",
+        sees: "each page of a write on btrfs, on 6.1 and 6.12, before it is changed",
         ways: &[fexit("pagecache_get_page", "pagecache_get_page")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,

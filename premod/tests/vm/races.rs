@@ -342,6 +342,7 @@ fn a_change_between_the_net_and_the_mark_is_covered_by_an_event(place: &Place) -
                 events.iter().all(|event| event["pre"] == true),
                 "{events:?}"
             );
+            assert!(!events.is_empty(), "no event");
             assert!(time(&events[0]) < report.entered, "{events:?} {report:?}");
             if let [_, second] = &events[..] {
                 let second = time(second);
