@@ -52,6 +52,7 @@ pub struct Facts {
     pub iov_iter_count: u32,
     pub iattr_ia_valid: u32,
     pub iattr_ia_size: u32,
+    pub folio_mapping: u32,
     pub renamedata_old_dentry: u32,
     pub renamedata_new_dentry: u32,
     /// Bit of `xa_flags` that says that some page is dirty (`PAGECACHE_TAG_DIRTY`).

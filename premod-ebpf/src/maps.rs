@@ -57,6 +57,7 @@ pub(crate) static FACTS: Facts = Facts {
     iov_iter_count: 0,
     iattr_ia_valid: 0,
     iattr_ia_size: 0,
+    folio_mapping: 0,
     renamedata_old_dentry: 0,
     renamedata_new_dentry: 0,
     mapping_dirty_mark: 0,

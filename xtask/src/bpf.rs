@@ -30,13 +30,22 @@ pub(crate) struct Object<'a> {
     pub(crate) name: &'a str,
 }
 
-/// The objects that premod embeds.
-pub(crate) const OBJECTS: &[Object<'_>] = &[Object {
-    package: "premod-ebpf",
-    bin: "premod-ebpf",
-    features: &[],
-    name: "premod.bpf.o",
-}];
+/// The objects that premod's build script makes: what premod embeds, and what its tests in the virtual
+/// machine embed.
+pub(crate) const OBJECTS: &[Object<'_>] = &[
+    Object {
+        package: "premod-ebpf",
+        bin: "premod-ebpf",
+        features: &[],
+        name: "premod.bpf.o",
+    },
+    Object {
+        package: "premod-ebpf",
+        bin: "premod-ebpf-spin",
+        features: &[],
+        name: "spin.bpf.o",
+    },
+];
 
 /// Where rustc and `core` for the BPF target come from.
 #[derive(Debug, Clone, PartialEq, Eq)]

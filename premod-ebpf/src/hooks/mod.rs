@@ -7,6 +7,7 @@ mod evict;
 mod exchange;
 mod mmap;
 mod names;
+mod page;
 mod space;
 mod sync;
 mod truncate;

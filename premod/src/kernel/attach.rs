@@ -65,6 +65,14 @@ const fn fentry(target: &'static str, program: &'static str) -> Attachment {
     }
 }
 
+const fn fexit(target: &'static str, program: &'static str) -> Attachment {
+    Attachment {
+        kind: Kind::Fexit,
+        target,
+        program,
+    }
+}
+
 const fn tracepoint(target: &'static str) -> Attachment {
     Attachment {
         kind: Kind::Tracepoint,
@@ -88,11 +96,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "renames",
-        ways: &[Attachment {
-            kind: Kind::Fexit,
-            target: "vfs_rename",
-            program: "vfs_rename",
-        }],
+        ways: &[fexit("vfs_rename", "vfs_rename")],
         cost: "files renamed into a traced directory would be missed",
         essential: true,
         scoped_only: true,
@@ -229,6 +233,27 @@ pub const HOOKS: &[Hook] = &[
             "generic_write_checks_count",
         )],
         cost: "an encoded write that slept while its file became clean is missed",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "each page of a write that is in memory, before it is changed",
+        ways: &[fexit("folio_wait_stable", "folio_wait_stable")],
+        cost: "a write that goes on after its file became clean is announced late",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "each page of a write that was not in memory, before it is changed",
+        ways: &[fexit("filemap_add_folio", "filemap_add_folio")],
+        cost: "a write that goes on after its file became clean is announced late",
+        essential: false,
+        scoped_only: false,
+    },
+    Hook {
+        sees: "each page of a write on btrfs, on 6.1 and 6.12, before it is changed",
+        ways: &[fexit("pagecache_get_page", "pagecache_get_page")],
+        cost: "a write that goes on after its file became clean is announced late",
         essential: false,
         scoped_only: false,
     },
@@ -371,6 +396,9 @@ mod tests {
         for target in [
             "file_permission",
             "generic_write_checks",
+            "folio_wait_stable",
+            "filemap_add_folio",
+            "pagecache_get_page",
             "do_page_mkwrite",
             "notify_change",
         ] {

@@ -344,6 +344,13 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
         "truncates",
     ),
     (
+        "folio.mapping",
+        "folio",
+        "mapping",
+        |f| &mut f.folio_mapping,
+        "writes during which their file becomes clean",
+    ),
+    (
         "renamedata.old_dentry",
         "renamedata",
         "old_dentry",

@@ -97,6 +97,13 @@ pub(crate) fn is_reference() -> bool {
     has_lsm() && kernel.release().to_bytes().starts_with(b"6.12.")
 }
 
+/// Whether the kernel preempts a task wherever it is (`PREEMPT_LAZY`), not only where it offers to be.
+pub(crate) fn preempts_everywhere() -> bool {
+    let kernel = rustix::system::uname();
+    let release = kernel.release().to_bytes();
+    !release.starts_with(b"6.1.") && !release.starts_with(b"6.12.")
+}
+
 /// A filesystem under test.
 struct Mount {
     point: PathBuf,

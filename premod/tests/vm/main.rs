@@ -12,8 +12,10 @@ mod harness;
 mod hostile;
 mod identity;
 mod paths;
+mod races;
 mod refusals;
 mod silence;
+mod spin;
 mod trace;
 mod workload;
 
@@ -36,6 +38,7 @@ fn tests() -> Vec<Test> {
         hostile::TESTS,
         accounting::TESTS,
         &coverage::tests(),
+        races::TESTS,
         command_line,
         diagnosis::TESTS,
         refusals::TESTS,

@@ -1,6 +1,7 @@
 //! A running `premod trace --json` and what it has said.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::unix::ffi::OsStrExt,
@@ -27,6 +28,10 @@ pub(crate) struct Trace {
     pub(crate) sentinels_retried: u64,
     /// Programs that the kernel skipped, as premod has reported them so far.
     pub(crate) skipped: u64,
+    /// The hooks of those programs.
+    pub(crate) skipped_hooks: HashSet<String>,
+    /// Late events that a test has provoked on purpose.
+    pub(crate) provoked: u64,
     stderr: thread::JoinHandle<String>,
 }
 
@@ -86,6 +91,8 @@ impl Trace {
             sentinels: 0,
             sentinels_retried: 0,
             skipped: 0,
+            skipped_hooks: HashSet::new(),
+            provoked: 0,
             stderr,
         }
     }
@@ -127,10 +134,9 @@ impl Trace {
     fn is_skip(&mut self, record: &Value) -> bool {
         let skip = record["type"] == "lost" && record["reason"] == "recursion";
         if skip {
-            assert!(
-                record["hook"].is_string() && record["cpu"].is_null(),
-                "{record}"
-            );
+            let hook = record["hook"].as_str().expect("a hook");
+            assert!(record["cpu"].is_null(), "{record}");
+            self.skipped_hooks.insert(hook.to_owned());
             self.skipped += record["count"].as_u64().expect("a count");
         }
         skip
@@ -160,6 +166,7 @@ impl Trace {
 
     /// As [`Trace::end`], for a trace in which nothing may have been lost or late.
     pub(crate) fn end_cleanly(self) {
+        let provoked = self.provoked;
         let ended = self.end();
         let summary = &ended.summary;
         assert_eq!(
@@ -170,7 +177,7 @@ impl Trace {
         assert_eq!(summary["untracked"], 0, "{summary}");
         // Without the program that should have come before, the net is all there is.
         assert!(
-            summary["late"].as_u64() <= Some(ended.skipped),
+            summary["late"].as_u64() <= Some(ended.skipped + provoked),
             "{summary} {:?}",
             ended.events
         );

@@ -16,6 +16,9 @@ pub(crate) struct Mapping {
     length: usize,
 }
 
+// SAFETY: it owns its memory, which any thread may use; nothing of it belongs to a thread.
+unsafe impl Send for Mapping {}
+
 impl Mapping {
     /// A shared, writable mapping of a file.
     pub(crate) fn shared(file: &File, length: usize) -> Self {

@@ -1,0 +1,76 @@
+//! The pages of a buffered write, one by one.
+//!
+//! A write has been announced by the time it comes here; but its file may have become clean since, because
+//! the writer slept after `generic_write_checks`, or because the pages that it has copied so far have been
+//! written back. These hooks come when the filesystem has locked a page, to change it.
+
+use aya_ebpf::{macros::fexit, programs::FExitContext};
+use premod_common::event::Op;
+
+use crate::{
+    emit::Change,
+    kernel::{Inode, Place, load},
+    maps::fact,
+    touch::touch,
+};
+
+/// `___GFP_WRITE`, the same from 6.1 to 7.x.
+const GFP_WRITE: u32 = 1 << 12;
+
+/// `folio_wait_stable(struct folio *folio)`, 6.1 to 7.x: a folio that is in memory already, and that a write
+/// is about to change (`FGP_STABLE`), on ext4 and xfs, on 6.18 and 7.3 also on btrfs.
+///
+/// Some filesystems' `page_mkwrite` call it too, before the page can be stored to.
+#[fexit(function = "folio_wait_stable")]
+fn folio_wait_stable(ctx: FExitContext) -> i32 {
+    let folio: *const u8 = ctx.arg(0);
+    // SAFETY: the offset is that of mapping in struct folio.
+    changing(unsafe { load(folio, fact!(folio_mapping)) }, Op::Unknown);
+    0
+}
+
+/// `filemap_add_folio(struct address_space *mapping, struct folio *folio, pgoff_t index, gfp_t gfp)`, 6.1 to
+/// 7.x: a folio that was not in memory. What is allocated for a write has `__GFP_WRITE`.
+#[fexit(function = "filemap_add_folio")]
+fn filemap_add_folio(ctx: FExitContext) -> i32 {
+    let purpose: u32 = ctx.arg(3);
+    if purpose & GFP_WRITE != 0 {
+        changing(ctx.arg(0), Op::Write);
+    }
+    0
+}
+
+/// `pagecache_get_page(struct address_space *mapping, pgoff_t index, fgf_t fgp_flags, gfp_t gfp)`, 6.1 to
+/// 7.x: how btrfs comes to its pages on 6.1 and 6.12, in memory or not.
+#[fexit(function = "pagecache_get_page")]
+fn pagecache_get_page(ctx: FExitContext) -> i32 {
+    let purpose: u32 = ctx.arg(3);
+    if purpose & GFP_WRITE != 0 {
+        changing(ctx.arg(0), Op::Write);
+    }
+    0
+}
+
+#[inline(always)]
+fn changing(mapping: *const u8, op: Op) {
+    if mapping.is_null() {
+        return;
+    }
+    // SAFETY: the offsets are those of xa_flags and host in struct address_space.
+    let inode: *const u8 = unsafe {
+        // Dirty, so that there is nothing to announce: the usual case.
+        if load::<u32>(mapping, fact!(address_space_xa_flags)) & fact!(mapping_dirty_mark) != 0 {
+            return;
+        }
+        load(mapping, fact!(address_space_host))
+    };
+    if inode.is_null() {
+        return;
+    }
+    let change = Change {
+        op: op as u8,
+        unpaged: false,
+        range: None,
+    };
+    touch(Inode(inode), Place::UNKNOWN, change);
+}
