@@ -69,7 +69,7 @@ pub enum Step {
 /// A generation (upper 56 bits) and a phase with flags (lower 8 bits).
 ///
 /// A zero word is what a newly tracked inode has: clean, generation 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Word(pub u64);
 
@@ -84,6 +84,8 @@ const PAGED: u64 = 1 << 2;
 const UNPAGED: u64 = 1 << 3;
 /// The inode was synced since the last unpaged change was announced.
 const SYNCED: u64 = 1 << 4;
+/// The dirty mark was seen after [`PAGED`] was set.
+const MARKED: u64 = 1 << 5;
 const GENERATION_SHIFT: u32 = 8;
 
 impl Word {
@@ -156,11 +158,19 @@ impl Word {
 #[inline(always)]
 #[must_use]
 pub const fn touch(word: Word, mapping: Mapping, touch: Touch) -> Step {
-    let flags = if touch.unpaged { UNPAGED } else { 0 };
+    let mut flags = if touch.unpaged { UNPAGED } else { 0 };
+    if mapping.dirty {
+        // The net runs only for pages that were clean. Those that are dirty already, because premod itself
+        // wrote them, or somebody before premod was there, end the generation too when they become clean.
+        flags |= PAGED | MARKED;
+    }
     if word.phase() == ANNOUNCED && !word.settled(mapping) {
         // A new unpaged change has to wait for a sync of its own.
         if touch.unpaged && (!word.has(UNPAGED) || word.has(SYNCED)) {
-            return Step::Store(word.with(UNPAGED).without(SYNCED));
+            return Step::Store(word.with(flags).without(SYNCED));
+        }
+        if mapping.dirty && !word.has(PAGED) {
+            return Step::Store(word.with(flags));
         }
         return Step::Nothing;
     }
@@ -179,19 +189,31 @@ pub const fn touch(word: Word, mapping: Mapping, touch: Touch) -> Step {
     }
 }
 
-/// The kernel is about to mark a page of the inode dirty; `mapping` is as it was before that.
+/// The kernel marks a page of the inode dirty; `mapping` is as it is just before that, or just after.
+///
+/// Between a page's [`PAGED`] and its mark the mapping looks as if it had become clean. A touch that looks
+/// just then begins a generation that has a dirty page, but nobody to note it. Setting [`MARKED`] after the
+/// mark changes the word, so that such a touch either swaps before, and the page is noted in its new
+/// generation, or fails to swap, and looks again.
 #[inline(always)]
 #[must_use]
 pub const fn dirtied(word: Word, mapping: Mapping, own: bool) -> Step {
+    let flags = if mapping.dirty { PAGED | MARKED } else { PAGED };
+    let noted = word.without(MARKED).with(flags);
     match word.phase() {
-        EMITTING if word.has(PAGED) => Step::Nothing,
-        EMITTING => Step::Store(word.with(PAGED)),
-        ANNOUNCED if !word.has(PAGED) => Step::Store(word.with(PAGED).without(SYNCED)),
-        ANNOUNCED if !word.settled(mapping) => Step::Nothing,
+        // Announced, and nothing modified until now, whatever was synced in the meantime.
+        ANNOUNCED if !word.has(PAGED | UNPAGED) => Step::Store(noted.without(SYNCED)),
+        EMITTING | ANNOUNCED if !word.settled(mapping) => {
+            if noted.0 == word.0 {
+                Step::Nothing
+            } else {
+                Step::Store(noted)
+            }
+        }
         ANNOUNCED if own => Step::Store(word.cleaned()),
         _ if own => Step::Nothing,
-        LOST => Step::Announce(word.in_phase(EMITTING).with(PAGED), Announcement::Retry),
-        _ => Step::Announce(word.next(PAGED), Announcement::Late),
+        LOST => Step::Announce(noted.in_phase(EMITTING), Announcement::Retry),
+        _ => Step::Announce(word.next(flags), Announcement::Late),
     }
 }
 
@@ -199,11 +221,18 @@ pub const fn dirtied(word: Word, mapping: Mapping, own: bool) -> Step {
 #[inline(always)]
 #[must_use]
 pub const fn announced(word: Word, generation: u64, delivered: bool) -> Step {
-    if word.phase() != EMITTING || word.generation() != generation {
-        // Somebody else's echo of the same generation got through first, or the inode has moved on.
+    if word.generation() != generation {
+        // The inode has moved on.
         return Step::Nothing;
     }
-    Step::Store(word.in_phase(if delivered { ANNOUNCED } else { LOST }))
+    match word.phase() {
+        EMITTING if !delivered => Step::Store(word.in_phase(LOST)),
+        // An echo that was delivered makes up for a loss: a retry, perhaps after the inode has become clean,
+        // would be dropped as its duplicate.
+        EMITTING | LOST if delivered => Step::Store(word.in_phase(ANNOUNCED)),
+        // Somebody else's echo of the same generation got through first.
+        _ => Step::Nothing,
+    }
 }
 
 /// The inode is being synced.
@@ -269,6 +298,7 @@ mod tests {
         );
         let word = stored(dirtied(word, CLEAN_MAPPING, false));
         assert_eq!(touch(word, DIRTY_MAPPING, WRITE), Step::Nothing);
+        let word = stored(dirtied(word, DIRTY_MAPPING, false));
         assert_eq!(dirtied(word, DIRTY_MAPPING, false), Step::Nothing);
     }
 
@@ -339,9 +369,8 @@ mod tests {
             dirty: true,
             aged: true,
         };
-        assert_eq!(
-            touch(word, dirty, WRITE),
-            Step::Nothing,
+        assert!(
+            matches!(touch(word, dirty, WRITE), Step::Store(word) if word.generation() == 1),
             "dirty pages do not age"
         );
         assert!(!written(Word::default()).age_matters());
@@ -372,6 +401,50 @@ mod tests {
         assert!(
             matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2)
         );
+    }
+
+    #[test]
+    fn an_echo_that_was_delivered_makes_up_for_a_loss() {
+        let word = stored(touch(Word::default(), CLEAN_MAPPING, WRITE));
+        let lost = stored(announced(word, 1, false));
+        assert!(lost.is_lost());
+        let word = stored(announced(lost, 1, true));
+        let word = stored(dirtied(word, CLEAN_MAPPING, false));
+        let step = touch(word, CLEAN_MAPPING, WRITE);
+        assert!(
+            matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2),
+            "a retry of generation 1 would be dropped as the echo's duplicate"
+        );
+    }
+
+    #[test]
+    fn a_generation_that_begins_on_dirty_pages_ends_when_they_are_clean() {
+        let word = stored(touch(Word::default(), DIRTY_MAPPING, WRITE));
+        let word = stored(announced(word, 1, true));
+        assert_eq!(touch(word, DIRTY_MAPPING, WRITE), Step::Nothing);
+        let step = touch(word, CLEAN_MAPPING, WRITE);
+        assert!(
+            matches!(step, Step::Announce(word, Announcement::First) if word.generation() == 2)
+        );
+    }
+
+    #[test]
+    fn the_mark_changes_the_word_once() {
+        let before_the_mark = written(Word::default());
+        let after_the_mark = stored(dirtied(before_the_mark, DIRTY_MAPPING, false));
+        assert_ne!(
+            before_the_mark, after_the_mark,
+            "a touch that looked before the mark must fail to swap"
+        );
+        assert_eq!(dirtied(after_the_mark, DIRTY_MAPPING, false), Step::Nothing);
+    }
+
+    #[test]
+    fn pages_dirtied_after_a_sync_of_unpaged_changes_are_late() {
+        let word = stored(touch(Word::default(), CLEAN_MAPPING, TRUNCATE));
+        let word = stored(synced(stored(announced(word, 1, true))));
+        let step = dirtied(word, CLEAN_MAPPING, false);
+        assert!(matches!(step, Step::Announce(word, Announcement::Late) if word.generation() == 2));
     }
 
     #[test]
