@@ -1,9 +1,9 @@
 //! Small worlds, each explored to the end.
 
 use crate::{
-    model::Generations,
+    model::{Budget, Generations},
     program::Op::{self, *},
-    state::{Budget, Hook, Kind, State},
+    state::{Hook, Kind, State},
 };
 
 /// What an actor does, one operation after the other.
@@ -111,7 +111,7 @@ pub(crate) const ALL: &[Configuration] = &[
             writebacks: 2,
             ..NEVER
         },
-        sights: &[ECHO, SETTLED, CONTENDED, LATE],
+        sights: &[ECHO, SETTLED, CONTENDED, UNTRACKED, LATE],
         ..PLAIN
     },
     Configuration {

@@ -24,8 +24,11 @@ pub(crate) struct Memory {
     pub(crate) stale: bool,
     /// A generation was counted as lost more than once.
     pub(crate) recounted: bool,
-    /// All bets are off: a compare-and-swap loop gave up or a program was skipped, which is counted; or an
-    /// announcement took longer than a writeback.
+    /// The promises about events do not hold for the rest of the run, because
+    /// - a compare-and-swap loop gave up, or a program was skipped (an eviction's too): both are counted;
+    /// - the inode became clean while an announcement was in the making, between swap and verdict;
+    /// - an unpaged change was overtaken: its generation may not know of it;
+    /// - a look was [stale](Self::stale).
     pub(crate) excused: bool,
     /// Of each life of an entry, bits for each generation.
     pub(crate) seen: [SeenBits; BIRTHS],

@@ -17,6 +17,16 @@ pub(crate) struct Generations {
     pub(crate) protocol: Protocol,
 }
 
+/// How often things may still happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Budget {
+    pub(crate) writebacks: u8,
+    pub(crate) ages: u8,
+    pub(crate) evictions: u8,
+    pub(crate) skips: u8,
+    pub(crate) failing_inserts: u8,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// The actor takes its next step.

@@ -1,6 +1,6 @@
 //! Protocols with one rule changed, to see that the promises notice.
 
-use premod_common::generation::{self, Step, Touch, Word};
+use premod_common::generation::{self, Announcement, Step, Touch, Word};
 
 use crate::{
     hook::PAGED,
@@ -208,6 +208,70 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::Unannounced,
         protocol: Protocol {
             clock_precedes_swap: false,
+            ..PROPOSED
+        },
+    },
+    Mutant {
+        rule: "a loss is not noted",
+        configuration: "a full buffer, writers and the flusher",
+        breaks: Broken::LossUncounted,
+        protocol: Protocol {
+            announced: |word, generation, delivered| {
+                if delivered {
+                    generation::announced(word, generation, true)
+                } else {
+                    Step::Nothing
+                }
+            },
+            ..PROPOSED
+        },
+    },
+    Mutant {
+        rule: "every first page begins a generation",
+        configuration: "two writers and the flusher",
+        breaks: Broken::SecondEvent,
+        protocol: Protocol {
+            dirtied: |word, mapping, own| {
+                let settled = phase(word) == ANNOUNCED && word.0 & PAGED == 0;
+                generation::dirtied(Word(word.0 | if settled { PAGED } else { 0 }), mapping, own)
+            },
+            ..PROPOSED
+        },
+    },
+    Mutant {
+        rule: "a page dirtied after a sync of unpaged changes is not late",
+        configuration: "truncate, store and fsync",
+        breaks: Broken::Unannounced,
+        protocol: Protocol {
+            dirtied: |word, mapping, own| {
+                if phase(word) == ANNOUNCED && word.0 & PAGED == 0 {
+                    return Step::Store(Word((word.0 | PAGED) & !SYNCED));
+                }
+                generation::dirtied(word, mapping, own)
+            },
+            ..PROPOSED
+        },
+    },
+    Mutant {
+        rule: "a generation that begins on dirty pages does not note them",
+        configuration: "premod's own writes among others'",
+        breaks: Broken::Unannounced,
+        protocol: Protocol {
+            touch: |word, mapping, touch| {
+                let before = word.0 & (PAGED | MARKED);
+                match generation::touch(word, mapping, touch) {
+                    Step::Announce(new, Announcement::First) => {
+                        Step::Announce(Word(new.0 & !(PAGED | MARKED)), Announcement::First)
+                    }
+                    Step::Announce(new, kind) => {
+                        Step::Announce(Word(new.0 & !(PAGED | MARKED) | before), kind)
+                    }
+                    Step::Store(new) if new.0 & !(PAGED | MARKED) == word.0 & !(PAGED | MARKED) => {
+                        Step::Nothing
+                    }
+                    step => step,
+                }
+            },
             ..PROPOSED
         },
     },

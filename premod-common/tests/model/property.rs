@@ -1,9 +1,11 @@
 //! What is promised, and how a breach is noticed.
 //!
 //! The inode *is clean* when no page has the dirty mark, no page is being modified, and no change without
-//! pages that was announced waits for a sync. It *becomes clean* when it is so after somebody modified it; that ends a
-//! *period*. An event covers what comes after it in its period. A modification is *overtaken* if the inode
-//! became clean after the last look of the last hook before it.
+//! pages that was announced waits for a sync. It *becomes clean* when it is so after somebody modified it;
+//! that ends a *period*. An event covers what comes after it in its period. A modification is *overtaken* if
+//! the inode became clean after the last hook before it had loaded the word for the last time.
+//!
+//! [`crate::memory::Memory::excused`] lifts the promises about events for the rest of a run: see there.
 
 use crate::{
     memory::{Covered, Seen},

@@ -28,7 +28,7 @@ pub(crate) struct Protocol {
 }
 
 /// What is compiled into premod.
-pub(crate) const REAL: Protocol = Protocol {
+pub(crate) const AS_COMPILED: Protocol = Protocol {
     touch: generation::touch,
     dirtied: generation::dirtied,
     announced: generation::announced,
@@ -54,5 +54,5 @@ fn is_duplicate(seen: Seen, kind: Kind) -> bool {
 pub(crate) const PROPOSED: Protocol = Protocol {
     clock_precedes_swap: true,
     is_duplicate: |seen, _| seen.accepted,
-    ..REAL
+    ..AS_COMPILED
 };

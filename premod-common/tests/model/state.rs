@@ -5,6 +5,7 @@ use premod_common::generation::Word;
 use crate::{
     configuration::Configuration,
     memory::{Covered, Memory, SeenBits},
+    model::Budget,
     program::{Instruction, program},
 };
 
@@ -143,16 +144,6 @@ pub(crate) struct Entry {
     pub(crate) announced: u8,
     /// Whose entry it really is.
     pub(crate) life: u8,
-}
-
-/// How often things may still happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Budget {
-    pub(crate) writebacks: u8,
-    pub(crate) ages: u8,
-    pub(crate) evictions: u8,
-    pub(crate) skips: u8,
-    pub(crate) failing_inserts: u8,
 }
 
 impl Actor {
