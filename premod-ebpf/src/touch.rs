@@ -127,17 +127,22 @@ fn decide(
             own = true;
             next = step(word, mapping, own);
         }
-        let (new, flags) = match next {
+        let (new, flags, now) = match next {
             Step::Nothing => return None,
-            Step::Store(new) => (new, None),
-            Step::Announce(new, announcement) => (new, Some(flags_of(announcement))),
+            Step::Store(new) => (new, None, 0),
+            Step::Announce(new, announcement) => {
+                // Before the swap: a sync of what another task announces and changes in between counts.
+                // SAFETY: no preconditions.
+                let now = unsafe { bpf_ktime_get_ns() };
+                (new, Some(flags_of(announcement)), now)
+            }
         };
         // SAFETY: the pointer comes from the map; `word` is an aligned u64.
         if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
             let flags = flags?;
             // Before the event goes out, so that a sync that the event's reader asks for counts.
-            // SAFETY: the pointer comes from the map; the helper has no preconditions.
-            unsafe { write_volatile(&raw mut (*entry).announced, bpf_ktime_get_ns()) };
+            // SAFETY: the pointer comes from the map.
+            unsafe { write_volatile(&raw mut (*entry).announced, now) };
             return Some(Decision {
                 generation: new.generation(),
                 // SAFETY: the pointer comes from the map.

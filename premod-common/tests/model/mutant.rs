@@ -5,7 +5,7 @@ use premod_common::generation::{self, Announcement, Step, Touch, Word};
 use crate::{
     hook::PAGED,
     property::Broken,
-    protocol::{PROPOSED, Protocol},
+    protocol::{AS_COMPILED, Protocol},
     state::Kind,
 };
 
@@ -39,7 +39,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 let paged = phase(word) == ANNOUNCED;
                 generation::touch(Word(word.0 | if paged { PAGED } else { 0 }), mapping, touch)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -53,7 +53,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 }
                 generation::touch(word, mapping, touch)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -62,7 +62,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::SilentUndelivered,
         protocol: Protocol {
             announced: |word, generation, _| generation::announced(word, generation, true),
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -76,7 +76,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 }
                 generation::announced(word, generation, delivered)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -85,7 +85,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::Unannounced,
         protocol: Protocol {
             touches_again: false,
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -94,7 +94,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::Inherited,
         protocol: Protocol {
             deletes_evicted: false,
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -108,7 +108,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 }
                 step => step,
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -117,7 +117,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::Unannounced,
         protocol: Protocol {
             synced: |_| Step::Nothing,
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -133,7 +133,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 let paged = if phase(word) == ANNOUNCED { PAGED } else { 0 };
                 generation::touch(Word(word.0 & !UNPAGED | paged), mapping, plain)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -142,7 +142,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::NotLate,
         protocol: Protocol {
             net_precedes_mark: false,
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -155,7 +155,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 Step::Store(new) => Step::Store(Word(new.0 & !MARKED)),
                 step => step,
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -178,7 +178,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 }
                 generation::touch(word, mapping, touch)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -187,7 +187,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::DeliveredTwice,
         protocol: Protocol {
             is_duplicate: |_, _| false,
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -199,7 +199,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 Kind::Echo | Kind::Retry => seen.accepted,
                 _ => seen.echoed,
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -208,7 +208,7 @@ pub(crate) const ALL: &[Mutant] = &[
         breaks: Broken::Unannounced,
         protocol: Protocol {
             clock_precedes_swap: false,
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -223,7 +223,7 @@ pub(crate) const ALL: &[Mutant] = &[
                     Step::Nothing
                 }
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -235,7 +235,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 let settled = phase(word) == ANNOUNCED && word.0 & PAGED == 0;
                 generation::dirtied(Word(word.0 | if settled { PAGED } else { 0 }), mapping, own)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -249,7 +249,7 @@ pub(crate) const ALL: &[Mutant] = &[
                 }
                 generation::dirtied(word, mapping, own)
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
     Mutant {
@@ -272,7 +272,7 @@ pub(crate) const ALL: &[Mutant] = &[
                     step => step,
                 }
             },
-            ..PROPOSED
+            ..AS_COMPILED
         },
     },
 ];

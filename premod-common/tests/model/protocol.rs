@@ -38,21 +38,6 @@ pub(crate) const AS_COMPILED: Protocol = Protocol {
     net_precedes_mark: true,
     deletes_evicted: true,
     compares_identity: true,
-    clock_precedes_swap: false,
-    is_duplicate,
-};
-
-fn is_duplicate(seen: Seen, kind: Kind) -> bool {
-    match kind {
-        Kind::Echo | Kind::Retry => seen.accepted || kind != Kind::Echo && seen.echoed,
-        Kind::First | Kind::Late => seen.echoed,
-        Kind::Untracked => false,
-    }
-}
-
-/// With the changes to touch.rs and duplicates.rs that docs/protocol.md proposes.
-pub(crate) const PROPOSED: Protocol = Protocol {
     clock_precedes_swap: true,
     is_duplicate: |seen, _| seen.accepted,
-    ..AS_COMPILED
 };

@@ -1,11 +1,12 @@
-//! Drops the second of two announcements of one generation.
+//! Drops all announcements of a generation but the one that comes first.
 //!
 //! When two CPUs touch a clean inode at once, both announce, so that neither modification comes before its
-//! event; one of the two announcements is marked as an echo. Their order in the ring buffer is open.
+//! event; one of the two announcements is marked as an echo. Their order in the ring buffer is open, and if
+//! one of them did not fit, so is the order of the other and the repetition.
 
 use std::collections::{HashSet, VecDeque};
 
-use premod_common::event::{FLAG_ECHO, FLAG_RETRY, FirstDirtyRecord};
+use premod_common::event::FirstDirtyRecord;
 
 /// How many announcements are remembered. The two come within the time that one takes, so that a few
 /// per CPU would do.
@@ -19,7 +20,6 @@ type Generation = (u64, u64, u64);
 pub(crate) struct Duplicates {
     order: VecDeque<Generation>,
     recent: HashSet<Generation>,
-    echoed: HashSet<Generation>,
 }
 
 impl Duplicates {
@@ -30,38 +30,24 @@ impl Duplicates {
             return false;
         }
         let generation = (record.inode_address, record.born, record.generation);
-        let echo = record.flags & FLAG_ECHO != 0;
-        let retry = record.flags & FLAG_RETRY != 0;
-        if echo && self.recent.contains(&generation) {
+        if self.recent.contains(&generation) {
             return true;
         }
-        if !echo && self.echoed.contains(&generation) {
-            return true;
-        }
-        if retry && self.recent.contains(&generation) {
-            return true;
-        }
-        self.remember(generation, echo);
-        false
-    }
-
-    fn remember(&mut self, generation: Generation, echo: bool) {
         if self.order.len() == REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.recent.remove(&oldest);
-            self.echoed.remove(&oldest);
         }
         self.order.push_back(generation);
         self.recent.insert(generation);
-        if echo {
-            self.echoed.insert(generation);
-        }
+        false
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use premod_common::event::{FLAG_ECHO, FLAG_RETRY};
+
     use super::*;
 
     fn record(generation: u64, flags: u8) -> FirstDirtyRecord {
@@ -83,6 +69,13 @@ mod tests {
         assert!(duplicates.is_duplicate(&record(2, 0)));
         assert!(duplicates.is_duplicate(&record(2, FLAG_ECHO)));
         assert!(!duplicates.is_duplicate(&record(3, 0)));
+    }
+
+    #[test]
+    fn the_first_event_is_dropped_if_its_retry_was_faster() {
+        let mut duplicates = Duplicates::default();
+        assert!(!duplicates.is_duplicate(&record(1, FLAG_RETRY)));
+        assert!(duplicates.is_duplicate(&record(1, 0)));
     }
 
     #[test]
@@ -111,6 +104,5 @@ mod tests {
         }
         assert_eq!(duplicates.order.len(), REMEMBERED);
         assert_eq!(duplicates.recent.len(), REMEMBERED);
-        assert_eq!(duplicates.echoed.len(), REMEMBERED);
     }
 }
