@@ -27,6 +27,8 @@ pub(crate) struct Trace {
     pub(crate) sentinels_retried: u64,
     /// Programs that the kernel skipped, as premod has reported them so far.
     pub(crate) skipped: u64,
+    /// The records that reported them.
+    pub(crate) skips: Vec<Value>,
     stderr: thread::JoinHandle<String>,
 }
 
@@ -84,6 +86,7 @@ impl Trace {
             sentinels: 0,
             sentinels_retried: 0,
             skipped: 0,
+            skips: Vec::new(),
             stderr,
         }
     }
@@ -130,6 +133,7 @@ impl Trace {
                 "{record}"
             );
             self.skipped += record["count"].as_u64().expect("a count");
+            self.skips.push(record.clone());
         }
         skip
     }
