@@ -9,6 +9,7 @@ mod paths;
 mod progress;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -30,6 +31,7 @@ enum Task {
     Demo(demo::Options),
     Run(run::Options),
     Setup(setup::Options),
+    Soak(soak::Options),
     Test(test::Options),
     Vm(vm::Options),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => options.run(),
         Task::Run(options) => options.run(),
         Task::Setup(options) => options.run(),
+        Task::Soak(options) => options.run(),
         Task::Test(options) => options.run(),
         Task::Vm(options) => options.run(),
     };

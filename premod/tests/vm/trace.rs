@@ -32,6 +32,8 @@ pub(crate) struct Trace {
     pub(crate) skipped_hooks: HashSet<String>,
     /// Late events that a test has provoked on purpose.
     pub(crate) provoked: u64,
+    /// The records that reported them.
+    pub(crate) skips: Vec<Value>,
     stderr: thread::JoinHandle<String>,
 }
 
@@ -93,6 +95,7 @@ impl Trace {
             skipped: 0,
             skipped_hooks: HashSet::new(),
             provoked: 0,
+            skips: Vec::new(),
             stderr,
         }
     }
@@ -138,6 +141,7 @@ impl Trace {
             assert!(record["cpu"].is_null(), "{record}");
             self.skipped_hooks.insert(hook.to_owned());
             self.skipped += record["count"].as_u64().expect("a count");
+            self.skips.push(record.clone());
         }
         skip
     }

@@ -1,0 +1,114 @@
+//! `cargo xtask soak`: random operations by many processes in the VM, for as long as one likes.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::{
+    setup,
+    vm::{self, Output, Report, Vm, disk::Filesystem},
+};
+
+/// Lets premod trace eight processes that operate at random, and looks for what it misses.
+///
+/// `changes`: writes, stores through mappings, truncates, clones, renames and syncs on files that all
+/// processes share. Each file's content and size are compared between two moments at which it is
+/// clean; a change without an event before it is a fault.
+///
+/// `churn`: files are created, written and deleted as fast as possible, and the memory that premod
+/// takes for them is measured.
+///
+/// The numbers go to stdout. Fails when anything was not announced, or when premod's memory grew.
+/// docs/soak.md explains the numbers.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The kernel's series: 6.1, 6.12, 6.18, or 7; several run one after the other
+    #[arg(long = "kernel", value_name = "K", default_value = "6.12")]
+    kernels: Vec<String>,
+    /// Only on this file system; by default on all three at once
+    #[arg(long = "fs", value_name = "TYPE")]
+    filesystems: Vec<Filesystem>,
+    /// How long on each kernel; both parts share it
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
+    /// Where the random numbers begin, to repeat a run in kind: the scheduler is not repeated
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Only this part
+    #[arg(long)]
+    part: Option<Part>,
+    /// Hide some events from the judge: the soak has to fail then
+    #[arg(long, hide = true)]
+    blind: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    /// Every change of a file must be announced
+    Changes,
+    /// What premod keeps for files must go with them
+    Churn,
+}
+
+/// Starting, setting up, and ending take time of their own, on a slow machine above all.
+const MARGIN: Duration = Duration::from_secs(300);
+
+impl Options {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let mut parts = setup::BPF_PARTS.to_vec();
+        parts.extend([setup::Part::Qemu, setup::Part::Guest]);
+        parts.extend(self.kernels.iter().cloned().map(setup::Part::Kernel));
+        setup::ensure(&parts)?;
+        let programs = vm::programs(true, &[("soak", "/usr/bin/premod-soak")])?;
+        let seed = self.seed.unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            now.map_or(1, |now| now.as_secs() % 1_000_000)
+        });
+        let mut worst = ExitCode::SUCCESS;
+        for series in &self.kernels {
+            let vm = Vm {
+                filesystems: self.filesystems(),
+                programs: programs.clone(),
+                timeout: Some(Duration::from_secs(self.minutes * 60) + MARGIN),
+                ..Vm::new(setup::kernel(series)?, self.command(seed))
+            };
+            println!(
+                "kernel {}, {} minutes, seed {seed}",
+                vm.kernel.release, self.minutes
+            );
+            let report: Report = vm.run(&format!("soak-{series}"), &mut Output)?;
+            let code = report.exit_code();
+            if code != ExitCode::SUCCESS {
+                eprintln!("xtask: the soak on {series} failed; to repeat it: --seed {seed}");
+                worst = code;
+            }
+        }
+        Ok(worst)
+    }
+
+    fn filesystems(&self) -> Vec<Filesystem> {
+        if self.filesystems.is_empty() {
+            vec![Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs]
+        } else {
+            self.filesystems.clone()
+        }
+    }
+
+    fn command(&self, seed: u64) -> String {
+        let mut command = format!("premod-soak --minutes {} --seed {seed}", self.minutes);
+        if let Some(part) = self.part {
+            command += match part {
+                Part::Changes => " --part changes",
+                Part::Churn => " --part churn",
+            };
+        }
+        if self.blind {
+            command += " --blind";
+        }
+        command
+    }
+}
