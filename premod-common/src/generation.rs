@@ -201,8 +201,6 @@ pub const fn dirtied(word: Word, mapping: Mapping, own: bool) -> Step {
     let flags = if mapping.dirty { PAGED | MARKED } else { PAGED };
     let noted = word.without(MARKED).with(flags);
     match word.phase() {
-        // Announced, and nothing modified until now, whatever was synced in the meantime.
-        ANNOUNCED if !word.has(PAGED | UNPAGED) => Step::Store(noted.without(SYNCED)),
         EMITTING | ANNOUNCED if !word.settled(mapping) => {
             if noted.0 == word.0 {
                 Step::Nothing
@@ -442,6 +440,14 @@ mod tests {
     #[test]
     fn pages_dirtied_after_a_sync_of_unpaged_changes_are_late() {
         let word = stored(touch(Word::default(), CLEAN_MAPPING, TRUNCATE));
+        let word = stored(synced(stored(announced(word, 1, true))));
+        let step = dirtied(word, CLEAN_MAPPING, false);
+        assert!(matches!(step, Step::Announce(word, Announcement::Late) if word.generation() == 2));
+    }
+
+    #[test]
+    fn a_sync_between_a_touch_and_its_page_ends_the_generation() {
+        let word = stored(touch(Word::default(), CLEAN_MAPPING, WRITE));
         let word = stored(synced(stored(announced(word, 1, true))));
         let step = dirtied(word, CLEAN_MAPPING, false);
         assert!(matches!(step, Step::Announce(word, Announcement::Late) if word.generation() == 2));
