@@ -236,6 +236,9 @@ const TAIL: &str = "
 - **Direct memory access to pages that were pinned before they were written back**: the device stores without a
   fault. `__mark_inode_dirty` sees it when the pages are let go. From 6.5 on the kernel refuses long pins of a
   file's pages.
+- **Not tried**: FUSE passthrough, ksmbd, cachefiles, nvmet and LIO, core dumps and process accounting. By the kernel's
+  source all of them come by `generic_write_checks`, but no test says so. `FALLOC_FL_WRITE_ZEROES` (6.17) needs a
+  device that the VM does not have.
 ";
 
 #[cfg(test)]
@@ -280,6 +283,12 @@ mod tests {
             ]
         );
         assert_eq!(worse.worse_than(&before, false).len(), 1);
+    }
+
+    #[test]
+    fn the_committed_page_shows_the_committed_table() {
+        let page = fs::read_to_string(paths::root().join("docs/coverage.md")).unwrap();
+        assert_eq!(Coverage::committed().unwrap().page(), page);
     }
 
     #[test]
