@@ -143,10 +143,22 @@ fn a_filesystem_mounted_again_is_announced_anew(place: &Place) -> Check {
             fs::write(&path, "y").expect("writing");
             let events = trace.events();
             assert_eq!(about(&events, &path).len(), 1, "{events:?}");
-            run("umount", &[text(&mounted)]);
+            unmount(&mounted);
             mount(&image, &mounted);
         }
     })
+}
+
+/// Unmounts, as soon as premod has looked at what was mounted.
+fn unmount(mounted: &Path) {
+    use rustix::{io::Errno, mount::UnmountFlags};
+    for _ in 0..100 {
+        match rustix::mount::unmount(mounted, UnmountFlags::empty()) {
+            Err(Errno::BUSY) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            result => return result.expect("umount"),
+        }
+    }
+    panic!("{} stays busy", mounted.display());
 }
 
 fn equal_inode_numbers_on_two_filesystems_are_told_apart(place: &Place) -> Check {
