@@ -13,6 +13,9 @@ use super::{
 };
 use crate::paths;
 
+/// The filter that selects the tests which fill in the table, and no others.
+pub(crate) const FILTER: &str = "covered";
+
 /// The filesystems, in the order of the table's columns.
 const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
@@ -215,8 +218,9 @@ pub(crate) fn conclude(boots: &[BootCoverage], whole: bool) -> Result<Option<Row
 const HEAD: &str = "\
 # What is announced before it happens
 
-Written by `cargo xtask test`: each line is a way to change a file's data, tried on each filesystem and kernel in
-three dirty periods, with four changes in each. A cell that names no kernel holds for all of them.
+Written by `cargo xtask test`, or the part `cargo xtask test --vm-only --filter covered`. Each line is a way to change
+a file's data, tried on each filesystem and kernel in three dirty periods, with four changes in each. A cell that names
+no kernel holds for all of them.
 
 - **before**: one event, earlier than the change, with the right path and generation; none for the further changes
   of the period; one more after the next sync.

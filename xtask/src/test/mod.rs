@@ -123,7 +123,8 @@ impl Options {
             })
             .collect();
         let (mut rows, seen) = run_all(&boots, self.jobs.max(1))?;
-        let whole = self.kernels.is_empty() && self.filter.is_none();
+        let every_way = matches!(self.filter.as_deref(), None | Some(coverage::FILTER));
+        let whole = self.kernels.is_empty() && every_way;
         rows.extend(coverage::conclude(&seen, whole)?);
         if let Some(filter) = &self.filter
             && rows.is_empty()
