@@ -202,10 +202,12 @@ fn pinned(place: &Place) -> Result<Change, String> {
     };
     // SAFETY: the mapping lives as long as the ring: both are moved into the closure.
     let registered = unsafe { ring.submitter().register_buffers(&[buffer]) };
-    if let Err(error) = registered {
-        return Err(format!(
-            "the kernel does not pin pages of files for long ({error}; from 6.5 on, FOLL_LONGTERM)"
-        ));
+    if registered.is_err() {
+        return Err(
+            "the kernel does not pin a file's pages for long: io_uring refuses buffers in a mapping \
+             of a file (6.1), and FOLL_LONGTERM does (6.5 and later)"
+                .to_owned(),
+        );
     }
     target.file.sync_all().expect("fsync");
     let change = Change::of(target, &["mmap"], move |n| {
@@ -223,7 +225,7 @@ fn pinned(place: &Place) -> Result<Change, String> {
         excuse: Some(
             "the pages were pinned while they were dirty (pin_user_pages with FOLL_LONGTERM in \
              io_sqe_buffer_register); from then on the kernel copies into them without a fault, and \
-             marks nothing dirty afterwards. From 6.5 on the kernel refuses such pins",
+             marks nothing dirty afterwards",
         ),
         ..change
     })
