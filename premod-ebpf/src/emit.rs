@@ -5,15 +5,15 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{
     bpf_get_current_comm,
     generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel_str, bpf_ringbuf_output,
+        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_smp_processor_id,
+        bpf_ktime_get_ns, bpf_probe_read_kernel_str, bpf_ringbuf_output,
     },
 };
 use aya_log_ebpf::debug;
 use premod_common::event::{FLAG_RANGE, FirstDirtyRecord, NAME_SPACE, NAMES_MAX};
 
 use crate::{
-    kernel::{Inode, Place},
+    kernel::{Inode, Place, current_task},
     maps::EVENTS,
     path::write_names,
     scratch::{release, take},
@@ -74,9 +74,9 @@ pub(crate) fn emit(announce: &Announce) -> bool {
             (*record).length = 0;
         }
         (*record).cgroup = bpf_get_current_cgroup_id();
-        let pid_tgid = bpf_get_current_pid_tgid();
-        (*record).pid = (pid_tgid >> 32) as u32;
-        (*record).tid = pid_tgid as u32;
+        let task = current_task();
+        (*record).pid = (task >> 32) as u32;
+        (*record).tid = task as u32;
         let uid_gid = bpf_get_current_uid_gid();
         (*record).uid = uid_gid as u32;
         (*record).gid = (uid_gid >> 32) as u32;

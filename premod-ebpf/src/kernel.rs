@@ -5,7 +5,7 @@
 //! loader ([`crate::maps::FACTS`]). Pointers that lost their type (kept in a map, computed) are read with
 //! `bpf_probe_read_kernel` in [`read`].
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_pid_tgid};
 
 use crate::maps::{fact, setting};
 
@@ -36,6 +36,22 @@ pub(crate) fn read(address: u64) -> u64 {
 pub(crate) fn read_u32(address: u64) -> u32 {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+}
+
+/// The running task: process id << 32 | thread id.
+pub(crate) type Task = u64;
+
+/// The task that the program runs for.
+#[inline(always)]
+pub(crate) fn current_task() -> Task {
+    // SAFETY: no preconditions.
+    unsafe { bpf_get_current_pid_tgid() }
+}
+
+/// Its process id in the initial pid namespace.
+#[inline(always)]
+pub(crate) fn current_process() -> u32 {
+    (current_task() >> 32) as u32
 }
 
 /// `struct inode`

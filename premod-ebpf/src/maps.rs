@@ -11,7 +11,7 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, TRACKED_MAX, TrackedInode},
 };
 
-use crate::{atomic::increment, scratch::Scratch};
+use crate::{atomic::increment, kernel::Task, scratch::Scratch};
 
 /// The kernel's layout; the loader overwrites it before the programs are verified.
 #[unsafe(no_mangle)]
@@ -135,9 +135,6 @@ pub(crate) static DEDUPES: LruHashMap<Task, InodeAddress> = LruHashMap::with_max
 /// Tasks in the middle of an ioctl that exchanges the blocks of two files.
 #[map]
 pub(crate) static EXCHANGES: LruHashMap<Task, u32> = LruHashMap::with_max_entries(1024, 0);
-
-/// `bpf_get_current_pid_tgid`: process id and thread id.
-pub(crate) type Task = u64;
 
 /// What is counted, per CPU.
 #[map]

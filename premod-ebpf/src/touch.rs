@@ -3,10 +3,7 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use premod_common::{
     event::{FLAG_ECHO, FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
     generation::{self, Announcement, Mapping, Step, Touch, Word},
@@ -17,7 +14,7 @@ use crate::{
     atomic::{compare_and_swap, opaque},
     emit::{Announce, Change, emit},
     hooks::dedupe::is_deduplicating,
-    kernel::{Inode, Place},
+    kernel::{Inode, Place, current_process},
     maps::{Count, INODES, SYNCED, count, setting},
     scope::is_inside,
 };
@@ -267,7 +264,5 @@ fn find(inode: Inode) -> *mut TrackedInode {
 /// The running task is premod itself, and its changes are not asked for.
 #[inline(always)]
 fn is_own() -> bool {
-    // SAFETY: no preconditions.
-    let pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    pid == setting!(own_pid) && setting!(include_own) == 0
+    current_process() == setting!(own_pid) && setting!(include_own) == 0
 }

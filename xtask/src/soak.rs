@@ -10,7 +10,10 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     setup,
-    vm::{self, Output, Report, Vm, disk::Filesystem},
+    vm::{
+        self, Output, Report, Vm,
+        disk::{Filesystem, TESTED},
+    },
 };
 
 /// Lets premod trace eight processes that operate at random, and looks for what it misses.
@@ -92,7 +95,7 @@ impl Options {
 
     fn filesystems(&self) -> Vec<Filesystem> {
         if self.filesystems.is_empty() {
-            vec![Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs]
+            TESTED.to_vec()
         } else {
             self.filesystems.clone()
         }

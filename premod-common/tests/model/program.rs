@@ -94,7 +94,7 @@ const WRITE_CHECKS_DIRECT: Instruction = Instruction::Touch(Site {
     exclusive: false,
     fentry: true,
 });
-const DO_TRUNCATE: Instruction = Instruction::Touch(Site {
+const NOTIFY_CHANGE: Instruction = Instruction::Touch(Site {
     unpaged: true,
     last: true,
     exclusive: true,
@@ -160,7 +160,11 @@ pub(crate) fn program(op: Op) -> &'static [Instruction] {
             MarkWritable(1),
             Store(1),
         ],
-        Op::Truncate => &[PERMISSION_DIRECT, DO_TRUNCATE, Change { drops_pages: true }],
+        Op::Truncate => &[
+            PERMISSION_DIRECT,
+            NOTIFY_CHANGE,
+            Change { drops_pages: true },
+        ],
         Op::DirectWrite => &[
             PERMISSION_DIRECT,
             WRITE_CHECKS_DIRECT,

@@ -13,7 +13,7 @@ pub(crate) struct Protocol {
     pub(crate) synced: fn(Word) -> Step,
     /// `ATTEMPTS` of touch.rs.
     pub(crate) attempts: u8,
-    /// `generic_write_checks` and `do_truncate` touch again, under the inode lock.
+    /// `generic_write_checks` and `notify_change` touch again, under the inode lock.
     pub(crate) touches_again: bool,
     /// The net runs before the mapping gets its mark.
     pub(crate) net_precedes_mark: bool,

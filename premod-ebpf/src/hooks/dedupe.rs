@@ -4,13 +4,12 @@
 //! treated like one of premod's own: it is not announced, and hides nobody else's.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_current_pid_tgid,
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
 
 use crate::{
-    kernel::{File, Inode},
+    kernel::{File, Inode, current_task},
     maps::DEDUPES,
 };
 
@@ -19,9 +18,7 @@ use crate::{
 #[fentry(function = "vfs_dedupe_file_range_one")]
 fn dedupe_begins(ctx: FEntryContext) -> i32 {
     let target = File(ctx.arg(2)).inode().address();
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_pid_tgid() };
-    let _ = DEDUPES.insert(task, target, 0);
+    let _ = DEDUPES.insert(current_task(), target, 0);
     0
 }
 
@@ -29,17 +26,14 @@ fn dedupe_begins(ctx: FEntryContext) -> i32 {
 /// part of the deduplication; the skip is counted as lost.
 #[fexit(function = "vfs_dedupe_file_range_one")]
 fn dedupe_ends(_ctx: FExitContext) -> i32 {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_pid_tgid() };
-    let _ = DEDUPES.remove(task);
+    let _ = DEDUPES.remove(current_task());
     0
 }
 
 /// Whether the running task deduplicates this inode, which is then forgotten: permission is asked once.
 #[inline(always)]
 pub(crate) fn is_deduplicating(inode: Inode) -> bool {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_pid_tgid() };
+    let task = current_task();
     // SAFETY: a shared reference into a map value that only this task changes.
     let target = unsafe { DEDUPES.get(task) }.copied();
     target == Some(inode.address()) && DEDUPES.remove(task).is_ok()

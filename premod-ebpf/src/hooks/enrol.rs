@@ -1,12 +1,10 @@
 //! Enrolment: user space learns the kernel's own identity of an inode it has open.
 
-use aya_ebpf::{
-    helpers::generated::bpf_get_current_pid_tgid, macros::fentry, programs::FEntryContext,
-};
+use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::inode::Enrolled;
 
 use crate::{
-    kernel::File,
+    kernel::{File, current_process},
     maps::{ENROLLED, setting},
 };
 
@@ -27,8 +25,7 @@ fn security_file_fcntl(ctx: FEntryContext) -> i32 {
         bdi: superblock.bdi(),
         magic: superblock.magic(),
         mapping_flags: inode.mapping_flags(),
-        // SAFETY: no preconditions.
-        tgid: (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32,
+        tgid: current_process(),
     };
     let _ = ENROLLED.set(0, answer, 0);
     0

@@ -4,7 +4,6 @@ use aya_ebpf::{
     macros::{fentry, lsm},
     programs::{FEntryContext, LsmContext},
 };
-
 use premod_common::inode::InodeAddress;
 
 use crate::maps::{INODES, SCOPE, setting};

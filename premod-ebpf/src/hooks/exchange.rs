@@ -4,14 +4,12 @@
 //! The ioctl names one of the files. Before it changes anything it locks both, in the one function of the
 //! kernel that does: there, both are touched.
 
-use aya_ebpf::{
-    helpers::generated::bpf_get_current_pid_tgid, macros::fentry, programs::FEntryContext,
-};
+use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::event::Op;
 
 use crate::{
     emit::Change,
-    kernel::{Inode, Place},
+    kernel::{Inode, Place, current_task},
     maps::EXCHANGES,
     touch::touch,
 };
@@ -44,9 +42,7 @@ fn note(command: u32) {
         command,
         EXT4_IOC_MOVE_EXT | EXT4_IOC_SWAP_BOOT | XFS_IOC_SWAPEXT
     ) {
-        // SAFETY: no preconditions.
-        let task = unsafe { bpf_get_current_pid_tgid() };
-        let _ = EXCHANGES.insert(task, command, 0);
+        let _ = EXCHANGES.insert(current_task(), command, 0);
     }
 }
 
@@ -56,9 +52,7 @@ fn note(command: u32) {
 /// rename: an event too many.
 #[fentry(function = "lock_two_nondirectories")]
 fn lock_two_nondirectories(ctx: FEntryContext) -> i32 {
-    // SAFETY: no preconditions.
-    let task = unsafe { bpf_get_current_pid_tgid() };
-    if EXCHANGES.remove(task).is_err() {
+    if EXCHANGES.remove(current_task()).is_err() {
         return 0;
     }
     exchanged(ctx.arg(0));

@@ -33,10 +33,7 @@ fn folio_wait_stable(ctx: FExitContext) -> i32 {
 /// 7.x: a folio that was not in memory. What is allocated for a write has `__GFP_WRITE`.
 #[fexit(function = "filemap_add_folio")]
 fn filemap_add_folio(ctx: FExitContext) -> i32 {
-    let purpose: u32 = ctx.arg(3);
-    if purpose & GFP_WRITE != 0 {
-        changing(ctx.arg(0), Op::Write);
-    }
+    found(ctx.arg(0), ctx.arg(3));
     0
 }
 
@@ -44,11 +41,16 @@ fn filemap_add_folio(ctx: FExitContext) -> i32 {
 /// 7.x: how btrfs comes to its pages on 6.1 and 6.12, in memory or not.
 #[fexit(function = "pagecache_get_page")]
 fn pagecache_get_page(ctx: FExitContext) -> i32 {
-    let purpose: u32 = ctx.arg(3);
-    if purpose & GFP_WRITE != 0 {
-        changing(ctx.arg(0), Op::Write);
-    }
+    found(ctx.arg(0), ctx.arg(3));
     0
+}
+
+/// A page of the mapping was found or made, with these flags of its allocation.
+#[inline(always)]
+fn found(mapping: *const u8, purpose: u32) {
+    if purpose & GFP_WRITE != 0 {
+        changing(mapping, Op::Write);
+    }
 }
 
 #[inline(always)]

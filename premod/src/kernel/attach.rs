@@ -103,11 +103,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "hard links",
-        ways: &[Attachment {
-            kind: Kind::Fexit,
-            target: "vfs_link",
-            program: "vfs_link",
-        }],
+        ways: &[fexit("vfs_link", "vfs_link")],
         cost: "files linked into a traced directory that lose their old name would be missed",
         essential: true,
         scoped_only: true,
@@ -121,11 +117,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "the end of deduplication",
-        ways: &[Attachment {
-            kind: Kind::Fexit,
-            target: "vfs_dedupe_file_range_one",
-            program: "dedupe_ends",
-        }],
+        ways: &[fexit("vfs_dedupe_file_range_one", "dedupe_ends")],
         cost: "a write after a deduplication that failed could be taken for part of it",
         essential: false,
         scoped_only: false,

@@ -61,309 +61,92 @@ pub const DIRTY_MARK: &str = "xa_flags dirty mark";
 const PATHS: &str = "events cannot name the file";
 const IDENTITY: &str = "inodes cannot be told apart";
 const STATE: &str = "dirty and clean cannot be told apart";
+const STORES: &str = "stores into mappings";
+const WRITES: &str = "writes";
+const LONG_WRITES: &str = "writes during which their file becomes clean";
+const TRUNCATES: &str = "truncates";
+const RENAMES: &str = "files renamed into a traced directory";
 
-type Field = fn(&mut Facts) -> &mut u32;
+/// A member of a kernel structure whose offset is needed.
+struct Offset {
+    /// As it is shown.
+    name: &'static str,
+    structure: &'static str,
+    /// In the spellings of different kernels, between `|`.
+    member: &'static str,
+    /// Where it goes.
+    field: fn(&mut Facts) -> &mut u32,
+    /// What does not work without it.
+    cost: &'static str,
+}
 
-/// Structure, member (in the spellings of different kernels), the field it goes to, and what it is needed
-/// for.
-const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
-    (
-        "file.f_inode",
-        "file",
-        "f_inode",
-        |f| &mut f.file_f_inode,
-        IDENTITY,
-    ),
-    (
-        "file.f_path",
-        "file",
-        "f_path",
-        |f| &mut f.file_f_path,
-        PATHS,
-    ),
-    (
-        "file.f_flags",
-        "file",
-        "f_flags",
-        |f| &mut f.file_f_flags,
-        STATE,
-    ),
-    ("path.mnt", "path", "mnt", |f| &mut f.path_mnt, PATHS),
-    (
-        "path.dentry",
-        "path",
-        "dentry",
-        |f| &mut f.path_dentry,
-        PATHS,
-    ),
-    (
-        "vfsmount.mnt_root",
-        "vfsmount",
-        "mnt_root",
-        |f| &mut f.vfsmount_mnt_root,
-        PATHS,
-    ),
-    ("mount.mnt", "mount", "mnt", |f| &mut f.mount_mnt, PATHS),
-    (
-        "mount.mnt_parent",
-        "mount",
-        "mnt_parent",
-        |f| &mut f.mount_mnt_parent,
-        PATHS,
-    ),
-    (
-        "mount.mnt_mountpoint",
-        "mount",
-        "mnt_mountpoint",
-        |f| &mut f.mount_mnt_mountpoint,
-        PATHS,
-    ),
-    (
-        "mount.mnt_ns",
-        "mount",
-        "mnt_ns",
-        |f| &mut f.mount_mnt_ns,
-        PATHS,
-    ),
-    (
-        "dentry.d_parent",
-        "dentry",
-        "d_parent",
-        |f| &mut f.dentry_d_parent,
-        PATHS,
-    ),
-    (
-        "dentry.d_name.name",
-        "dentry",
-        "d_name.name",
-        |f| &mut f.dentry_d_name_name,
-        PATHS,
-    ),
-    (
-        "dentry.d_inode",
-        "dentry",
-        "d_inode",
-        |f| &mut f.dentry_d_inode,
-        IDENTITY,
-    ),
-    (
-        "dentry.d_hash.pprev",
-        "dentry",
-        "d_hash.pprev",
-        |f| &mut f.dentry_d_hash_pprev,
-        PATHS,
-    ),
-    (
-        "dentry.d_alias",
-        "dentry",
-        // The union that it is in has lost its name in 7.x.
-        "d_u.d_alias|d_alias",
-        |f| &mut f.dentry_d_alias,
-        PATHS,
-    ),
-    (
-        "dentry.d_seq",
-        "dentry",
-        "d_seq.seqcount.sequence",
-        |f| &mut f.dentry_d_seq,
-        PATHS,
-    ),
-    (
-        "hlist_node.next",
-        "hlist_node",
-        "next",
-        |f| &mut f.hlist_node_next,
-        PATHS,
-    ),
-    (
-        "inode.i_mode",
-        "inode",
-        "i_mode",
-        |f| &mut f.inode_i_mode,
-        IDENTITY,
-    ),
-    (
-        "inode.i_sb",
-        "inode",
-        "i_sb",
-        |f| &mut f.inode_i_sb,
-        IDENTITY,
-    ),
-    (
-        "inode.i_mapping",
-        "inode",
-        "i_mapping",
-        |f| &mut f.inode_i_mapping,
-        STATE,
-    ),
-    (
-        "inode.i_ino",
-        "inode",
-        "i_ino",
-        |f| &mut f.inode_i_ino,
-        IDENTITY,
-    ),
-    (
-        "inode.i_generation",
-        "inode",
-        "i_generation",
-        |f| &mut f.inode_i_generation,
-        IDENTITY,
-    ),
-    (
-        "inode.i_dentry.first",
-        "inode",
-        "i_dentry.first",
-        |f| &mut f.inode_i_dentry_first,
-        PATHS,
-    ),
-    (
-        "inode.i_nlink",
-        "inode",
-        "i_nlink",
-        |f| &mut f.inode_i_nlink,
-        STATE,
-    ),
-    (
-        "address_space.host",
-        "address_space",
-        "host",
-        |f| &mut f.address_space_host,
-        STATE,
-    ),
-    (
-        "address_space.i_pages.xa_flags",
-        "address_space",
+/// Structure, member (and where it is, if that is another path), the field it goes to, what it is needed for.
+macro_rules! offset {
+    ($structure:ident, $member:literal, $field:ident, $cost:expr) => {
+        offset!($structure, $member at $member, $field, $cost)
+    };
+    ($structure:ident, $name:literal at $member:literal, $field:ident, $cost:expr) => {
+        Offset {
+            name: concat!(stringify!($structure), ".", $name),
+            structure: stringify!($structure),
+            member: $member,
+            field: |facts| &mut facts.$field,
+            cost: $cost,
+        }
+    };
+}
+
+const OFFSETS: &[Offset] = &[
+    offset!(file, "f_inode", file_f_inode, IDENTITY),
+    offset!(file, "f_path", file_f_path, PATHS),
+    offset!(file, "f_flags", file_f_flags, STATE),
+    offset!(path, "mnt", path_mnt, PATHS),
+    offset!(path, "dentry", path_dentry, PATHS),
+    offset!(vfsmount, "mnt_root", vfsmount_mnt_root, PATHS),
+    offset!(mount, "mnt", mount_mnt, PATHS),
+    offset!(mount, "mnt_parent", mount_mnt_parent, PATHS),
+    offset!(mount, "mnt_mountpoint", mount_mnt_mountpoint, PATHS),
+    offset!(mount, "mnt_ns", mount_mnt_ns, PATHS),
+    offset!(dentry, "d_parent", dentry_d_parent, PATHS),
+    offset!(dentry, "d_name.name", dentry_d_name_name, PATHS),
+    offset!(dentry, "d_inode", dentry_d_inode, IDENTITY),
+    offset!(dentry, "d_hash.pprev", dentry_d_hash_pprev, PATHS),
+    // The union that d_alias is in has lost its name in 7.x.
+    offset!(dentry, "d_alias" at "d_u.d_alias|d_alias", dentry_d_alias, PATHS),
+    offset!(dentry, "d_seq" at "d_seq.seqcount.sequence", dentry_d_seq, PATHS),
+    offset!(hlist_node, "next", hlist_node_next, PATHS),
+    offset!(inode, "i_mode", inode_i_mode, IDENTITY),
+    offset!(inode, "i_sb", inode_i_sb, IDENTITY),
+    offset!(inode, "i_mapping", inode_i_mapping, STATE),
+    offset!(inode, "i_ino", inode_i_ino, IDENTITY),
+    offset!(inode, "i_generation", inode_i_generation, IDENTITY),
+    offset!(inode, "i_dentry.first", inode_i_dentry_first, PATHS),
+    offset!(inode, "i_nlink", inode_i_nlink, STATE),
+    offset!(address_space, "host", address_space_host, STATE),
+    offset!(
+        address_space,
         "i_pages.xa_flags",
-        |f| &mut f.address_space_xa_flags,
-        STATE,
+        address_space_xa_flags,
+        STATE
     ),
-    (
-        "super_block.s_dev",
-        "super_block",
-        "s_dev",
-        |f| &mut f.super_block_s_dev,
-        IDENTITY,
-    ),
-    (
-        "super_block.s_magic",
-        "super_block",
-        "s_magic",
-        |f| &mut f.super_block_s_magic,
-        IDENTITY,
-    ),
-    (
-        "super_block.s_bdi",
-        "super_block",
-        "s_bdi",
-        |f| &mut f.super_block_s_bdi,
-        STATE,
-    ),
-    (
-        "super_block.s_type",
-        "super_block",
-        "s_type",
-        |f| &mut f.super_block_s_type,
-        IDENTITY,
-    ),
-    (
-        "file_system_type.name",
-        "file_system_type",
-        "name",
-        |f| &mut f.file_system_type_name,
-        IDENTITY,
-    ),
-    (
-        "vm_fault.vma",
-        "vm_fault",
-        "vma",
-        |f| &mut f.vm_fault_vma,
-        "stores into mappings",
-    ),
-    (
-        "vm_fault.pgoff",
-        "vm_fault",
-        "pgoff",
-        |f| &mut f.vm_fault_pgoff,
-        "stores into mappings",
-    ),
-    (
-        "vm_fault.flags",
-        "vm_fault",
-        "flags",
-        |f| &mut f.vm_fault_flags,
-        "stores into mappings",
-    ),
-    (
-        "vm_area_struct.vm_file",
-        "vm_area_struct",
-        "vm_file",
-        |f| &mut f.vm_area_struct_vm_file,
-        "stores into mappings",
-    ),
-    (
-        "vm_area_struct.vm_flags",
-        "vm_area_struct",
-        "vm_flags",
-        |f| &mut f.vm_area_struct_vm_flags,
-        "stores into mappings",
-    ),
-    (
-        "kiocb.ki_filp",
-        "kiocb",
-        "ki_filp",
-        |f| &mut f.kiocb_ki_filp,
-        "writes",
-    ),
-    (
-        "kiocb.ki_pos",
-        "kiocb",
-        "ki_pos",
-        |f| &mut f.kiocb_ki_pos,
-        "writes",
-    ),
-    (
-        "iov_iter.count",
-        "iov_iter",
-        "count",
-        |f| &mut f.iov_iter_count,
-        "writes",
-    ),
-    (
-        "iattr.ia_valid",
-        "iattr",
-        "ia_valid",
-        |f| &mut f.iattr_ia_valid,
-        "truncates",
-    ),
-    (
-        "iattr.ia_size",
-        "iattr",
-        "ia_size",
-        |f| &mut f.iattr_ia_size,
-        "truncates",
-    ),
-    (
-        "folio.mapping",
-        "folio",
-        "mapping",
-        |f| &mut f.folio_mapping,
-        "writes during which their file becomes clean",
-    ),
-    (
-        "renamedata.old_dentry",
-        "renamedata",
-        "old_dentry",
-        |f| &mut f.renamedata_old_dentry,
-        "files renamed into a traced directory",
-    ),
-    (
-        "renamedata.new_dentry",
-        "renamedata",
-        "new_dentry",
-        |f| &mut f.renamedata_new_dentry,
-        "files renamed into a traced directory",
-    ),
+    offset!(super_block, "s_dev", super_block_s_dev, IDENTITY),
+    offset!(super_block, "s_magic", super_block_s_magic, IDENTITY),
+    offset!(super_block, "s_bdi", super_block_s_bdi, STATE),
+    offset!(super_block, "s_type", super_block_s_type, IDENTITY),
+    offset!(file_system_type, "name", file_system_type_name, IDENTITY),
+    offset!(vm_fault, "vma", vm_fault_vma, STORES),
+    offset!(vm_fault, "pgoff", vm_fault_pgoff, STORES),
+    offset!(vm_fault, "flags", vm_fault_flags, STORES),
+    offset!(vm_area_struct, "vm_file", vm_area_struct_vm_file, STORES),
+    offset!(vm_area_struct, "vm_flags", vm_area_struct_vm_flags, STORES),
+    offset!(kiocb, "ki_filp", kiocb_ki_filp, WRITES),
+    offset!(kiocb, "ki_pos", kiocb_ki_pos, WRITES),
+    offset!(iov_iter, "count", iov_iter_count, WRITES),
+    offset!(iattr, "ia_valid", iattr_ia_valid, TRUNCATES),
+    offset!(iattr, "ia_size", iattr_ia_size, TRUNCATES),
+    offset!(folio, "mapping", folio_mapping, LONG_WRITES),
+    offset!(renamedata, "old_dentry", renamedata_old_dentry, RENAMES),
+    offset!(renamedata, "new_dentry", renamedata_new_dentry, RENAMES),
 ];
 
 /// Collects all facts that can be had without asking the kernel to run anything.
@@ -371,16 +154,17 @@ const OFFSETS: &[(&str, &str, &str, Field, &str)] = &[
 pub fn gather(btf: &Btf) -> FactTable {
     let mut facts = Facts::default();
     let mut list = Vec::with_capacity(OFFSETS.len() + 4);
-    for &(name, structure, member, field, cost) in OFFSETS {
-        let value = member
+    for offset in OFFSETS {
+        let value = offset
+            .member
             .split('|')
-            .find_map(|spelling| btf.offset(structure, spelling));
-        *field(&mut facts) = value.unwrap_or(0);
+            .find_map(|spelling| btf.offset(offset.structure, spelling));
+        *(offset.field)(&mut facts) = value.unwrap_or(0);
         list.push(Fact {
-            name,
+            name: offset.name,
             value,
             source: "BTF",
-            cost,
+            cost: offset.cost,
             essential: true,
         });
     }
@@ -519,9 +303,9 @@ mod tests {
     #[test]
     fn every_field_is_asked_for_once() {
         let mut facts = Facts::default();
-        for (index, (_, _, _, field, _)) in OFFSETS.iter().enumerate() {
-            let place = field(&mut facts);
-            assert_eq!(*place, 0, "{} shares a field", OFFSETS[index].0);
+        for (index, offset) in OFFSETS.iter().enumerate() {
+            let place = (offset.field)(&mut facts);
+            assert_eq!(*place, 0, "{} shares a field", offset.name);
             *place = index as u32 + 1;
         }
     }

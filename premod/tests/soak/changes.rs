@@ -20,15 +20,14 @@ use crate::{
     Options,
     board::{Board, Entry, Phase, SLOTS},
     checker::Checker,
+    crew::{Crew, WORKERS},
     files::{self, LARGEST, Locks},
     judge::{Event, FileId, Judge, Period},
     kinds::Kind,
     maps, report,
-    trace::{Trace, path_of, wait},
+    trace::{Trace, path_of},
 };
 
-/// Processes that operate at the same time.
-pub(crate) const WORKERS: u8 = 8;
 /// How often the events are read and judged.
 const ROUND: Duration = Duration::from_secs(1);
 /// How often a line says how far it has come.
@@ -51,6 +50,8 @@ struct Soak {
     blind: bool,
     /// First-dirty lines, the sentinels' too.
     lines: u64,
+    /// How many of the trace's skips have been looked at.
+    skips: usize,
     /// Programs that the kernel skipped, by their hooks.
     skipped: BTreeMap<String, u64>,
     /// What the process was doing that made a late event, as far as it is known.
@@ -62,19 +63,7 @@ pub(crate) fn run(options: &Options, directory: &Path, duration: Duration) -> Ex
     let mounts = files::mounts();
     let board = Board::open(&directory.join("board"), true);
     prepare(&mounts, board);
-    let mut workers: Vec<Child> = (0..WORKERS)
-        .map(|number| {
-            Command::new("/proc/self/exe")
-                .arg("worker")
-                .arg(directory)
-                .args([
-                    number.to_string(),
-                    (options.seed + u64::from(number)).to_string(),
-                ])
-                .spawn()
-                .expect("a worker")
-        })
-        .collect();
+    let mut crew = Crew::start("worker", directory, options.seed);
     let traced: Vec<PathBuf> = mounts
         .iter()
         .map(|(_, mount)| files::traced(mount))
@@ -87,13 +76,14 @@ pub(crate) fn run(options: &Options, directory: &Path, duration: Duration) -> Ex
     let (sender, periods) = channel();
     let mut soak = Soak {
         mounts,
-        workers: workers.iter().map(Child::id).collect(),
+        workers: crew.process_ids(),
         trace,
         judge: Judge::new(),
         periods,
         random: fastrand::Rng::with_seed(options.seed),
         blind: options.blind,
         lines: 0,
+        skips: 0,
         skipped: BTreeMap::new(),
         late: BTreeMap::new(),
     };
@@ -119,20 +109,14 @@ pub(crate) fn run(options: &Options, directory: &Path, duration: Duration) -> Ex
             reported = Instant::now();
             soak.progress(board, began.elapsed());
         }
-        for worker in &mut workers {
-            let ended = worker.try_wait().expect("a worker");
-            assert!(ended.is_none(), "a worker ended: {ended:?}");
-        }
+        crew.check();
     }
     board.enter(Phase::End);
     let replaced = checkers
         .into_iter()
         .map(|checker| checker.join().expect("a checker"))
         .sum();
-    for worker in &mut workers {
-        let status = wait(worker);
-        assert!(status.success(), "a worker ended with {status}");
-    }
+    crew.finish();
     soak.round();
     soak.finish(board, began.elapsed(), replaced)
 }
@@ -163,7 +147,8 @@ impl Soak {
         let periods: Vec<Period<Log>> = self.periods.try_iter().collect();
         let records = self.trace.events();
         self.lines += 1;
-        for skip in self.trace.skips.drain(..) {
+        let known = std::mem::replace(&mut self.skips, self.trace.skips.len());
+        for skip in &self.trace.skips[known..] {
             let hook = skip["hook"].as_str().expect("a hook");
             let count = skip["count"].as_u64().expect("a count");
             *self.skipped.entry(hook.to_owned()).or_default() += count;

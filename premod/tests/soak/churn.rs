@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode},
+    process::ExitCode,
     sync::atomic::Ordering::SeqCst,
     thread,
     time::{Duration, Instant},
@@ -15,11 +15,11 @@ use std::{
 use crate::{
     Options,
     board::{Board, Phase},
-    changes::WORKERS,
+    crew::{Crew, WORKERS},
     files,
     mapping::Mapping,
     maps::{Inodes, resident, slab},
-    trace::{Trace, wait},
+    trace::Trace,
 };
 
 /// Files that each process keeps before it deletes the oldest.
@@ -123,19 +123,7 @@ pub(crate) fn run(options: &Options, directory: &Path, duration: Duration) -> Ex
             .map(|path| path.to_str().expect("a plain path")),
     );
     let trace = Trace::start_with(&traced[0], &arguments);
-    let mut workers: Vec<Child> = (0..WORKERS)
-        .map(|number| {
-            Command::new("/proc/self/exe")
-                .arg("churner")
-                .arg(directory)
-                .args([
-                    number.to_string(),
-                    (options.seed + u64::from(number)).to_string(),
-                ])
-                .spawn()
-                .expect("a worker")
-        })
-        .collect();
+    let crew = Crew::start("churner", directory, options.seed);
     let inodes = Inodes::find();
     let look = || Look::take(&inodes, trace.pid());
     let first = look();
@@ -155,10 +143,7 @@ pub(crate) fn run(options: &Options, directory: &Path, duration: Duration) -> Ex
     let elapsed = began.elapsed();
     let churned = board.churned.load(SeqCst);
     board.enter(Phase::End);
-    for worker in &mut workers {
-        let status = wait(worker);
-        assert!(status.success(), "a worker ended with {status}");
-    }
+    crew.finish();
     let left = look();
     left.print(board.churned.load(SeqCst));
     // What is dirty cannot be evicted, and evicting one inode may let go of others.

@@ -5,10 +5,12 @@ mod board;
 mod changes;
 mod checker;
 mod churn;
+mod crew;
 mod files;
 mod judge;
 mod kinds;
 mod mapping;
+#[path = "../vm/maps.rs"]
 mod maps;
 mod operations;
 mod report;

@@ -68,9 +68,9 @@ fn twenty_thousand_files_by_four_processes_are_all_accounted_for(place: &Place) 
     let missing = u64::from(PROCESSES * FILES_EACH) - distinct.len() as u64;
     // A program that the kernel skipped may have been the one that should have announced.
     assert!(
-        missing <= trace.skipped,
+        missing <= trace.skipped(),
         "{missing} missing, {} skipped",
-        trace.skipped
+        trace.skipped()
     );
     trace.end_cleanly();
 }

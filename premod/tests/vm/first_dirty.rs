@@ -13,7 +13,7 @@ use crate::{
     harness::{Check, Place},
     tests,
     trace::{Trace, about},
-    workload::{Mapping, now},
+    workload::{Mapping, clean_file, now},
 };
 
 tests! {
@@ -26,21 +26,6 @@ tests! {
     Shared sync_of_the_filesystem_ends_the_period_too,
     Shared a_write_into_a_reflink_copy_is_announced,
     Alone changes_without_dirty_pages_are_announced_again_after_a_period,
-}
-
-/// A file that is open, written, and clean.
-fn clean_file(path: &Path) -> File {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .expect("a new file");
-    file.write_all(&[b'0'; 4 * 4096])
-        .expect("room for four pages");
-    file.sync_all().expect("fsync");
-    file
 }
 
 /// Modifies a file that is open since before premod started, and checks the promise: one event before

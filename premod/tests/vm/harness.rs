@@ -99,9 +99,15 @@ pub(crate) fn is_reference() -> bool {
 
 /// Whether the kernel preempts a task wherever it is (`PREEMPT_LAZY`), not only where it offers to be.
 pub(crate) fn preempts_everywhere() -> bool {
+    kernel_at_least(6, 13)
+}
+
+/// Whether the kernel is of this series or a later one.
+pub(crate) fn kernel_at_least(major: u32, minor: u32) -> bool {
     let kernel = rustix::system::uname();
-    let release = kernel.release().to_bytes();
-    !release.starts_with(b"6.1.") && !release.starts_with(b"6.12.")
+    let release = kernel.release().to_str().expect("ASCII");
+    let mut numbers = release.split('.').map(|number| number.parse().ok());
+    (numbers.next().flatten(), numbers.next().flatten()) >= (Some(major), Some(minor))
 }
 
 /// A filesystem under test.

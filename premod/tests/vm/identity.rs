@@ -3,21 +3,16 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::{FileExt, MetadataExt},
-    },
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    process::Command,
 };
-
-use aya::maps::{HashMap, Map, MapData, loaded_maps};
-use premod_common::inode::TrackedInode;
 
 use crate::{
     coverage::dedupe,
     harness::{Check, Place},
+    maps::Inodes,
     tests,
+    tools::run,
     trace::{Trace, about, paths_of},
 };
 
@@ -113,15 +108,6 @@ fn image(place: &Place) -> PathBuf {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {output:?}"
-    );
 }
 
 fn mount(image: &Path, at: &Path) {
@@ -281,37 +267,12 @@ fn a_write_after_a_deduplication_is_announced(place: &Place) -> Check {
     })
 }
 
-/// How many inodes premod tracks, and the bytes that the kernel says they take.
-fn tracked() -> (usize, u64) {
-    let (mut entries, mut bytes) = (0, 0);
-    for info in loaded_maps().map_while(Result::ok) {
-        if info.name_as_str() == Some("INODES") {
-            let map = MapData::from_id(info.id()).expect("the map");
-            bytes += memory_of(&map);
-            let map: HashMap<_, u64, TrackedInode> =
-                HashMap::try_from(Map::HashMap(map)).expect("a hash map");
-            entries += map.keys().map_while(Result::ok).count();
-        }
-    }
-    assert!(bytes > 0, "premod has no map INODES");
-    (entries, bytes)
-}
-
-/// `memlock` of a map, as the kernel tells whoever has it open.
-fn memory_of(map: &MapData) -> u64 {
-    let fd = map.fd().as_fd().as_raw_fd();
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("fdinfo");
-    text.lines()
-        .find_map(|line| line.strip_prefix("memlock:"))
-        .and_then(|bytes| bytes.trim().parse().ok())
-        .expect("memlock")
-}
-
 fn deleted_files_leave_nothing_in_the_kernel(place: &Place) {
     const FILES: usize = 20_000;
     const AT_A_TIME: usize = 5_000;
     let mut trace = Trace::start(&place.directory);
-    let (before, _) = tracked();
+    let inodes = Inodes::find();
+    let before = inodes.entries();
     let mut highest = (0, 0);
     for _ in 0..FILES / AT_A_TIME {
         let paths: Vec<PathBuf> = (0..AT_A_TIME)
@@ -320,15 +281,15 @@ fn deleted_files_leave_nothing_in_the_kernel(place: &Place) {
         for path in &paths {
             fs::write(path, "x").expect("a new file");
         }
-        highest = highest.max(tracked());
+        highest = highest.max((inodes.entries(), inodes.memory()));
         for path in &paths {
             fs::remove_file(path).expect("unlink");
         }
         assert_eq!(trace.events().len(), AT_A_TIME);
     }
-    let (after, _) = tracked();
+    let after = inodes.entries();
     eprintln!("{before} entries before, {highest:?} entries and bytes at most, {after} after");
-    assert!(highest.0 >= AT_A_TIME, "{highest:?}");
+    assert!(highest.0 >= AT_A_TIME as u64, "{highest:?}");
     // What is left is what the test's own files have.
     assert!(after < before + 50, "{before} before, {after} after");
     trace.end_cleanly();

@@ -11,11 +11,14 @@ mod first_dirty;
 mod harness;
 mod hostile;
 mod identity;
+#[expect(dead_code, reason = "the soak needs more of it")]
+mod maps;
 mod paths;
 mod races;
 mod refusals;
 mod silence;
 mod spin;
+mod tools;
 mod trace;
 mod workload;
 

@@ -17,7 +17,7 @@ use crate::{
     spin::{self, Gap, Report},
     tests,
     trace::Trace,
-    workload::{Mapping, now},
+    workload::{Mapping, clean_file, now},
 };
 
 tests! {
@@ -40,15 +40,8 @@ tests! {
 const FAR: u64 = 8 << 20;
 
 /// A file that is open for both, is longer than [`FAR`], and clean.
-fn clean_file(path: &Path) -> File {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .expect("a new file");
-    file.write_all_at(&[b'0'; 4 * 4096], 0).expect("room");
+fn long_file(path: &Path) -> File {
+    let file = clean_file(path);
     // Not to be extended: xfs looks twice then.
     file.set_len(2 * FAR).expect("ftruncate");
     file.sync_all().expect("fsync");
@@ -115,7 +108,7 @@ fn a_writer_that_slept_after_its_last_check_is_announced_before_its_copy(place: 
 
 /// To a page that is in memory or is not, which are different ways in the kernel.
 fn slept(place: &Place, gap: Gap) -> Check {
-    let file = clean_file(&place.file("data"));
+    let file = long_file(&place.file("data"));
     let place = place.clone();
     Box::new(move |trace| {
         let mut open = spin::open(gap);
@@ -143,7 +136,7 @@ fn slept(place: &Place, gap: Gap) -> Check {
 
 /// One write, and between two of its pages those before are written back.
 fn a_long_write_whose_file_becomes_clean_is_announced_before_its_next_page(place: &Place) -> Check {
-    let file = clean_file(&place.file("data"));
+    let file = long_file(&place.file("data"));
     let place = place.clone();
     Box::new(move |trace| {
         let mut open = spin::open(Gap::Between).after(1);
@@ -174,7 +167,7 @@ fn a_long_write_whose_file_becomes_clean_is_announced_before_its_next_page(place
 /// What remains: the page is copied already when the file becomes clean, and not marked yet. Its
 /// change belongs to both periods, so the event of the second cannot come before it.
 fn a_file_that_becomes_clean_during_a_copy_is_announced_late(place: &Place) -> Check {
-    let file = clean_file(&place.file("data"));
+    let file = long_file(&place.file("data"));
     let place = place.clone();
     Box::new(move |trace| {
         write(&file, 0);
@@ -195,7 +188,7 @@ fn a_file_that_becomes_clean_during_a_copy_is_announced_late(place: &Place) -> C
 /// Hazard 2: while the first writer is announcing, the second one goes on to its copy, and must not get
 /// there before an event.
 fn two_writers_at_once_make_one_event_and_both_come_after_it(place: &Place) -> Check {
-    let file = clean_file(&place.file("data"));
+    let file = long_file(&place.file("data"));
     let place = place.clone();
     Box::new(move |trace| {
         let mut open = spin::open(Gap::Announcing);
@@ -225,7 +218,7 @@ fn a_truncate_during_fsync_is_covered_by_an_event(place: &Place) -> Check {
 }
 
 fn during_fsync(place: &Place, change: fn(&File), op: &'static str) -> Check {
-    let file = clean_file(&place.file("data"));
+    let file = long_file(&place.file("data"));
     let place = place.clone();
     Box::new(move |trace| {
         let mut before = |gap| {
@@ -264,7 +257,7 @@ fn during_fsync(place: &Place, change: fn(&File), op: &'static str) -> Check {
 
 /// A file that is mapped, stored to before, and clean.
 fn mapped_file(path: &Path) -> (File, Mapping) {
-    let file = clean_file(path);
+    let file = long_file(path);
     file.write_all_at(&[b'0'; 4096], FAR).expect("room");
     let mut mapping = Mapping::shared(&file, 2 * FAR as usize);
     mapping.store(0, b'1');
@@ -369,7 +362,7 @@ fn an_inode_number_used_again_is_announced_on_its_own(place: &Place) -> Check {
         let mut numbers = Vec::new();
         let mut open = spin::open(Gap::Forgotten);
         for _ in 0..ROUNDS {
-            let old = clean_file(&path);
+            let old = long_file(&path);
             numbers.push(old.metadata().expect("fstat").ino());
             let event = only(&trace.events(), &old, &place);
             assert_eq!(event["generation"], 1, "{event}");
@@ -398,7 +391,7 @@ fn a_skipped_program_is_reported_as_lost(place: &Place) -> Check {
     let (file, mut mapping) = mapped_file(&place.file("data"));
     let place = place.clone();
     Box::new(move |trace| {
-        let skipped = trace.skipped;
+        let skipped = trace.skipped();
         let mut open = spin::open(Gap::Announcing);
         let (go, wait) = mpsc::channel();
         let second = thread::spawn(move || {
@@ -426,17 +419,20 @@ fn a_skipped_program_is_reported_as_lost(place: &Place) -> Check {
         assert_eq!(events[0]["pre"], false, "{events:?}");
         // Twice a second premod asks the kernel.
         for _ in 0..100 {
-            if trace.skipped > skipped {
+            if trace.skipped() > skipped {
                 break;
             }
             thread::sleep(Duration::from_millis(20));
             trace.events();
         }
-        assert!(trace.skipped > skipped, "premod did not notice the skip");
+        assert!(trace.skipped() > skipped, "premod did not notice the skip");
         assert!(
-            trace.skipped_hooks.contains("do_page_mkwrite"),
+            trace
+                .skips
+                .iter()
+                .any(|skip| skip["hook"] == "do_page_mkwrite"),
             "{:?}",
-            trace.skipped_hooks
+            trace.skips
         );
     })
 }
@@ -445,7 +441,7 @@ fn a_skipped_program_is_reported_as_lost(place: &Place) -> Check {
 /// lost once, and the next touch repeats it once.
 fn a_buffer_that_is_full_for_two_writers_loses_one_event(place: &Place) {
     const FILES: u64 = 100;
-    let file = clean_file(&place.file("data"));
+    let file = long_file(&place.file("data"));
     let directory = place.directory.to_str().expect("a plain path");
     let mut trace = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
     let pid = rustix::process::Pid::from_raw(trace.pid() as i32).expect("a pid");

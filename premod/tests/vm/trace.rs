@@ -1,7 +1,6 @@
 //! A running `premod trace --json` and what it has said.
 
 use std::{
-    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::unix::ffi::OsStrExt,
@@ -26,14 +25,10 @@ pub(crate) struct Trace {
     sentinels: u32,
     /// How many sentinels were announced by a repetition.
     pub(crate) sentinels_retried: u64,
-    /// Programs that the kernel skipped, as premod has reported them so far.
-    pub(crate) skipped: u64,
-    /// The hooks of those programs.
-    pub(crate) skipped_hooks: HashSet<String>,
+    /// The records of programs that the kernel skipped.
+    pub(crate) skips: Vec<Value>,
     /// Late events that a test has provoked on purpose.
     pub(crate) provoked: u64,
-    /// The records that reported them.
-    pub(crate) skips: Vec<Value>,
     stderr: thread::JoinHandle<String>,
 }
 
@@ -92,10 +87,8 @@ impl Trace {
             sentinel,
             sentinels: 0,
             sentinels_retried: 0,
-            skipped: 0,
-            skipped_hooks: HashSet::new(),
-            provoked: 0,
             skips: Vec::new(),
+            provoked: 0,
             stderr,
         }
     }
@@ -137,13 +130,19 @@ impl Trace {
     fn is_skip(&mut self, record: &Value) -> bool {
         let skip = record["type"] == "lost" && record["reason"] == "recursion";
         if skip {
-            let hook = record["hook"].as_str().expect("a hook");
-            assert!(record["cpu"].is_null(), "{record}");
-            self.skipped_hooks.insert(hook.to_owned());
-            self.skipped += record["count"].as_u64().expect("a count");
+            assert!(
+                record["hook"].is_string() && record["cpu"].is_null(),
+                "{record}"
+            );
             self.skips.push(record.clone());
         }
         skip
+    }
+
+    /// How many programs the kernel has skipped, as premod has reported so far.
+    pub(crate) fn skipped(&self) -> u64 {
+        let counts = self.skips.iter().map(|skip| skip["count"].as_u64());
+        counts.map(|count| count.expect("a count")).sum()
     }
 
     /// Interrupts premod, which has to end cleanly.
@@ -164,7 +163,7 @@ impl Trace {
             events,
             summary,
             stderr,
-            skipped: self.skipped,
+            skipped: self.skipped(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Things that programs under trace do.
 
-use std::{fs::File, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
+use std::{fs::File, io::Write, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
@@ -101,6 +101,21 @@ impl Drop for Mapping {
         // SAFETY: our own mapping, and nothing borrows from it any more.
         let _ = unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.length) };
     }
+}
+
+/// A file of four pages that is open for both, and clean.
+pub(crate) fn clean_file(path: &Path) -> File {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .expect("a new file");
+    file.write_all(&[b'0'; 4 * 4096])
+        .expect("room for four pages");
+    file.sync_all().expect("fsync");
+    file
 }
 
 /// Whether `word` names a program of this file.

@@ -11,13 +11,13 @@ use super::{
     table::Row,
     verdict::{Cell, CoverageCell},
 };
-use crate::paths;
+use crate::{
+    paths,
+    vm::disk::{Filesystem, TESTED},
+};
 
 /// The filter that selects the tests which fill in the table, and no others.
 pub(crate) const FILTER: &str = "covered";
-
-/// The filesystems, in the order of the table's columns.
-const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 
 /// Everything that is known, as it stands in premod/tests/vm/coverage/table.json.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ impl Coverage {
         let mut rows = String::new();
         for way in &self.ways {
             let _ = write!(rows, "| {} |", way.name);
-            for fs in FILESYSTEMS {
+            for fs in TESTED.map(Filesystem::name) {
                 let _ = write!(rows, " {} |", way.shown(fs, &mut notes));
             }
             rows.push('\n');
@@ -146,8 +146,12 @@ impl Coverage {
             .map(|(name, release)| format!("{name} ({release})"))
             .collect();
         let mut page = format!("{HEAD}\nKernels: {}.\n\n", kernels.join(", "));
-        let _ = writeln!(page, "| way | {} |", FILESYSTEMS.join(" | "));
-        let _ = writeln!(page, "| --- |{}", " --- |".repeat(FILESYSTEMS.len()));
+        let _ = writeln!(
+            page,
+            "| way | {} |",
+            TESTED.map(Filesystem::name).join(" | ")
+        );
+        let _ = writeln!(page, "| --- |{}", " --- |".repeat(TESTED.len()));
         page.push_str(&rows);
         page.push_str("\n## Notes\n\n");
         for (number, note) in notes.iter().enumerate() {
@@ -167,12 +171,9 @@ impl WayCells {
         let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
         for (kernel, known) in kernels {
             let mut text = match known.cell {
-                Cell::Before => "before".to_owned(),
-                other => format!("**{other}**"),
+                Cell::Late | Cell::Unseen => format!("**{}**", known.cell),
+                good => good.to_string(),
             };
-            if matches!(known.cell, Cell::Silent | Cell::NotApplicable) {
-                text = known.cell.to_string();
-            }
             if let Some(why) = &known.why {
                 let number = notes.iter().position(|note| note == why);
                 let number = number.unwrap_or_else(|| {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     paths, setup,
-    vm::{Vm, disk::Filesystem, quote, session::Outcome, session::Sink},
+    vm::{Vm, disk::TESTED, quote, session::Outcome, session::Sink},
 };
 
 /// One boot and what runs in it.
@@ -45,7 +45,7 @@ impl Boot<'_> {
         let lsm = if self.bpf_lsm { "on" } else { "off" };
         let environment = [("PREMOD_LSM", lsm), ("RUST_BACKTRACE", "0")];
         let vm = Vm {
-            filesystems: vec![Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs],
+            filesystems: TESTED.to_vec(),
             programs: self.programs.to_vec(),
             bpf_lsm: self.bpf_lsm,
             memory: MEMORY,

@@ -19,6 +19,9 @@ pub(crate) enum Filesystem {
     Btrfs,
 }
 
+/// What premod's promises are tested on, in the order in which tables show them.
+pub(crate) const TESTED: [Filesystem; 3] = [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs];
+
 /// How large a disk is. The files are sparse.
 const SIZE: u64 = 1 << 30;
 

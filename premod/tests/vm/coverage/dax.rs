@@ -8,7 +8,11 @@ use std::{
 };
 
 use super::{BLOCK, BLOCKS, Change, Target, ways, writes};
-use crate::{harness::Place, workload::Mapping};
+use crate::{
+    harness::{Place, kernel_at_least},
+    tools::run,
+    workload::Mapping,
+};
 
 ways! {
     "DAX: write" => write,
@@ -64,27 +68,6 @@ fn make_filesystem(filesystem: &str, device: &str) {
         let write = format!("write -d features_incompat {features:#x}");
         run("xfs_db", &["-x", "-c", "sb 0", "-c", &write, device]);
     }
-}
-
-fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let release = rustix::system::uname();
-    let mut numbers = release
-        .release()
-        .to_str()
-        .expect("ASCII")
-        .split('.')
-        .map(|number| number.parse().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
-}
-
-/// Runs a program that must succeed.
-pub(crate) fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {output:?}"
-    );
 }
 
 /// Waits until the kernel has made a device.

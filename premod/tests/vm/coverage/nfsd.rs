@@ -6,8 +6,8 @@ use std::{fs, path::PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::{BLOCK, BLOCKS, Change, Target, dax, ways, writes};
-use crate::{harness::Place, workload::Mapping};
+use super::{BLOCK, BLOCKS, Change, Target, ways, writes};
+use crate::{harness::Place, tools::run, workload::Mapping};
 
 ways! {
     "nfsd: write" => write,
@@ -22,12 +22,12 @@ fn serve() {
     if fs::create_dir(CLIENT).is_err() {
         return;
     }
-    dax::run("ifconfig", &["lo", "127.0.0.1", "up"]);
-    dax::run("modprobe", &["nfsd"]);
-    dax::run("modprobe", &["nfsv4"]);
+    run("ifconfig", &["lo", "127.0.0.1", "up"]);
+    run("modprobe", &["nfsd"]);
+    run("modprobe", &["nfsv4"]);
     // Where the server keeps who its clients were, on kernels that still do so without a daemon.
     fs::create_dir_all("/var/lib/nfs/v4recovery").expect("mkdir");
-    dax::run("mount", &["-t", "nfsd", "nfsd", "/proc/fs/nfsd"]);
+    run("mount", &["-t", "nfsd", "nfsd", "/proc/fs/nfsd"]);
     let server = |file: &str, text: &str| tell(&format!("/proc/fs/nfsd/{file}"), text);
     server("nfsv4leasetime", "10");
     server("nfsv4gracetime", "10");
@@ -49,7 +49,7 @@ fn serve() {
     // hurried, and the first open takes ten seconds.
     let _ = fs::write("/proc/fs/nfsd/v4_end_grace", "Y\n");
     let options = "addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.2";
-    dax::run(
+    run(
         "mount",
         &["-i", "-t", "nfs4", "-o", options, "127.0.0.1:/", CLIENT],
     );

@@ -27,7 +27,8 @@ fn splice_from_pipe(place: &Place) -> Result<Change, String> {
     }))
 }
 
-fn move_from_pipe(reader: &OwnedFd, file: &File, n: u64, length: usize) {
+/// Moves bytes from a pipe to the place of the n-th change.
+pub(crate) fn move_from_pipe(reader: &OwnedFd, file: &File, n: u64, length: usize) {
     let mut offset = writes::offset(n);
     let moved = splice(
         reader,

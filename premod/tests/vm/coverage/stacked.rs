@@ -7,13 +7,10 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::{
-    fs::OFlags,
-    pipe::{SpliceFlags, pipe, splice},
-};
+use rustix::{fs::OFlags, pipe::pipe};
 
-use super::{BLOCK, BLOCKS, Change, Target, dax, ways, writes};
-use crate::{harness::Place, workload::Mapping};
+use super::{BLOCK, BLOCKS, Change, Target, dax, splices, ways, writes};
+use crate::{harness::Place, tools::run, workload::Mapping};
 
 ways! {
     "overlayfs: write" => overlay_write,
@@ -42,9 +39,9 @@ fn overlaid(place: &Place) -> (Target, PathBuf) {
         upper.display(),
         work.display()
     );
-    dax::run("modprobe", &["overlay"]);
+    run("modprobe", &["overlay"]);
     let point = merged.to_str().expect("a plain path");
-    dax::run(
+    run(
         "mount",
         &["-t", "overlay", "overlay", "-o", &options, point],
     );
@@ -70,10 +67,7 @@ fn overlay_splice(place: &Place) -> Result<Change, String> {
         writer
             .write_all(&[writes::byte(n)])
             .expect("room in the pipe");
-        let mut offset = writes::offset(n);
-        let flags = SpliceFlags::empty();
-        let moved = splice(&reader, None, &file, Some(&mut offset), 1, flags);
-        assert_eq!(moved, Ok(1));
+        splices::move_from_pipe(&reader, &file, n, 1);
     }))
 }
 
@@ -147,7 +141,7 @@ impl Loop {
         }
         const LOOP_CTL_GET_FREE: u32 = 0x4c82;
         const LOOP_CONFIGURE: u32 = 0x4c0a;
-        dax::run("modprobe", &["loop"]);
+        run("modprobe", &["loop"]);
         let control = File::open("/dev/loop-control").expect("/dev/loop-control");
         // SAFETY: takes no argument.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
