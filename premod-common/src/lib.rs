@@ -8,4 +8,5 @@ pub mod counters;
 pub mod event;
 pub mod facts;
 pub mod generation;
+pub mod guard;
 pub mod inode;

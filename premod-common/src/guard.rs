@@ -1,0 +1,315 @@
+//! Guards: what a freeze's kernel side and user side agree on.
+//!
+//! One freeze has one set of guarded inodes, one [`Switch`] that says what the hooks do with them, and one
+//! deadline. User space writes the switch; the kernel side counts in a [`Tally`], keeps the modifiers in
+//! flight and the processes it stopped, and tells what happens in [`GuardRecord`]s.
+//!
+//! ```text
+//!            all programs hang      writers are kept out        CMD runs            everybody passes
+//!   Open ------------------> Watching ------------> Closed ------------------> Open
+//!                            in flight: counted      drain, flush, verify, frozen
+//! ```
+
+use crate::inode::InodeAddress;
+
+/// What the hooks do with a guarded inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Phase {
+    /// Everybody passes and nothing is noted: before the freeze, and after the thaw.
+    Open = 0,
+    /// Everybody passes; modifiers in flight are noted.
+    Watching = 1,
+    /// Modifiers are denied or held.
+    Closed = 2,
+}
+
+/// Written by user space only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Switch {
+    /// [`Phase`] as a number.
+    pub phase: u64,
+    /// When the hooks let everybody pass by themselves: nanoseconds of `CLOCK_MONOTONIC`.
+    pub deadline: u64,
+}
+
+impl Switch {
+    /// What the hooks do at the time `now` (nanoseconds of `CLOCK_MONOTONIC`): a guard whose deadline has
+    /// passed holds nobody, whatever became of premod.
+    #[inline(always)]
+    #[must_use]
+    pub const fn phase_at(self, now: u64) -> Phase {
+        if now >= self.deadline {
+            return Phase::Open;
+        }
+        match self.phase {
+            1 => Phase::Watching,
+            2 => Phase::Closed,
+            _ => Phase::Open,
+        }
+    }
+}
+
+/// What happens to whoever wants to modify a frozen file by a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Mode {
+    /// It fails with an errno.
+    Deny = 0,
+    /// It waits until the thaw and then succeeds.
+    Hold = 1,
+}
+
+/// What happens to whoever stores to a frozen file through a mapping. There is no errno for a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MmapPolicy {
+    /// The process is stopped before the store, until the thaw.
+    Hold = 0,
+    /// The process is killed before the store.
+    Kill = 1,
+    /// The store happens, and the freeze is violated.
+    Report = 2,
+}
+
+/// A freeze's settings, set before its programs are verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuardSettings {
+    /// Random number by which the programs know premod's own question about an inode.
+    pub nonce: u64,
+    /// [`Mode`] as a number.
+    pub mode: u32,
+    /// [`MmapPolicy`] as a number.
+    pub mmap: u32,
+    /// The errno of [`Mode::Deny`], positive.
+    pub errno: u32,
+    /// premod's process id in the initial pid namespace.
+    pub own_pid: u32,
+}
+
+/// What the kernel side counts. The numbers only grow, but for `busy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// Hooks that are at this moment dealing with a guarded inode. When it is 0 after the switch was
+    /// written, everybody obeys the new switch.
+    pub busy: u64,
+    /// Modifications of guarded inodes that went on, or are going on, while the switch was closed. Before
+    /// the files are frozen they cost another flush; afterwards each is a violation.
+    pub touches: u64,
+    /// System calls that were refused with an errno.
+    pub refused: u64,
+    /// Times that a process was stopped.
+    pub held: u64,
+    /// Processes killed before their store.
+    pub killed: u64,
+    /// Records that found the ring buffer full.
+    pub lost: u64,
+    /// A modifier or a process could not be noted, because the map was full: nothing can be promised.
+    pub unnoted: u64,
+    /// A process could not be stopped.
+    pub unstopped: u64,
+}
+
+/// A process that was stopped, by its process id in the initial pid namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HeldProcess {
+    /// When the process began, in nanoseconds since boot: tells it from another one with its number.
+    pub started: u64,
+    /// Since when it is held, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// The inode it wanted to modify; 0 if it was stopped beforehand.
+    pub inode: InodeAddress,
+    /// The thread that wanted to.
+    pub tid: u32,
+    /// [`crate::event::Op`] as a number.
+    pub op: u8,
+    /// Not zero: somebody else has stopped it too, and premod must not continue it.
+    pub stopped_by_others: u8,
+    /// Always zero.
+    pub padding: u16,
+    /// Name of the task, ended by a NUL byte if shorter.
+    pub comm: [u8; 16],
+}
+
+/// Where a modifier in flight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Flight {
+    /// A user thread in a system call: it has landed when the call ends.
+    Call = 0,
+    /// In a fault, before the page is writable.
+    Fault = 1,
+    /// A thread of the kernel (nfsd, an `io_uring` worker): nobody sees when it is done.
+    Kernel = 2,
+}
+
+/// A modifier that has passed its check and may not have modified yet, by thread id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct InFlight {
+    /// The inode.
+    pub inode: InodeAddress,
+    /// Since when, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// [`Flight`] as a number.
+    pub flight: u32,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// What premod asks about an open file: how its inode looks now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Look {
+    /// Address of the inode; 0 when the hook has not run.
+    pub inode: InodeAddress,
+    /// Address of the superblock.
+    pub superblock: u64,
+    /// `xa_flags` of the mapping, with the dirty mark and the writeback mark.
+    pub mapping_flags: u32,
+    /// Direct I/O in flight (`i_dio_count`).
+    pub direct: i32,
+    /// Open for writing so many times (`i_writecount`).
+    pub writers: i32,
+    /// Shared mappings that may be written (`i_mmap_writable`).
+    pub mappings: i32,
+    /// How far the filesystem is frozen by `FIFREEZE` (`s_writers.frozen`); 0 is not at all.
+    pub frozen: u32,
+    /// `i_flags`.
+    pub flags: u32,
+}
+
+/// What a [`GuardRecord`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Happening {
+    /// A system call was refused with an errno.
+    Refused = 0,
+    /// A process was stopped.
+    Held = 1,
+    /// A process was killed before its store.
+    Killed = 2,
+    /// Somebody modified a guarded inode: no hook kept it from doing so.
+    Touched = 3,
+    /// A store that could not be stopped before it happened: by the kernel on behalf of a process, or into
+    /// memory that other processes or threads share.
+    Stored = 4,
+}
+
+impl Happening {
+    /// The happening with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Refused),
+            1 => Some(Self::Held),
+            2 => Some(Self::Killed),
+            3 => Some(Self::Touched),
+            4 => Some(Self::Stored),
+            _ => None,
+        }
+    }
+
+    /// Whether it means that the bytes of a file have changed, or may have.
+    #[must_use]
+    pub const fn is_modification(self) -> bool {
+        matches!(self, Self::Touched | Self::Stored)
+    }
+}
+
+/// Something that happened to a guarded inode while the switch was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuardRecord {
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    pub mono_ns: u64,
+    /// The inode.
+    pub inode: InodeAddress,
+    /// [`Happening`] as a number.
+    pub happening: u32,
+    /// [`crate::event::Op`] as a number.
+    pub op: u32,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// The errno of a refusal, positive; else 0.
+    pub errno: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Name of the task, ended by a NUL byte if shorter.
+    pub comm: [u8; 16],
+}
+
+impl GuardRecord {
+    /// Size in bytes.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Reads a ring buffer item; `None` if it is too short.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..Self::SIZE)?;
+        // SAFETY: the bytes have the size of the record, every bit pattern is a valid record, and
+        // read_unaligned asks nothing of the address.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}
+
+/// Most inodes in one freeze.
+pub const GUARDED_MAX: u32 = 4096;
+/// Most processes that one freeze can stop. Whoever comes after them gets an errno.
+pub const HELD_MAX: u32 = 16384;
+/// Most modifiers in flight that can be noted.
+pub const IN_FLIGHT_MAX: u32 = 16384;
+
+const _: () = assert!(
+    size_of::<HeldProcess>() == 48 && size_of::<GuardRecord>() == 56 && size_of::<Look>() == 40
+);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), integers only, no padding.
+    unsafe impl aya::Pod for super::Switch {}
+    // SAFETY: repr(C), integers only, no padding.
+    unsafe impl aya::Pod for super::GuardSettings {}
+    // SAFETY: repr(C), integers only, no padding.
+    unsafe impl aya::Pod for super::Tally {}
+    // SAFETY: repr(C), integers only, no padding (asserted above).
+    unsafe impl aya::Pod for super::HeldProcess {}
+    // SAFETY: repr(C), integers only, no padding.
+    unsafe impl aya::Pod for super::InFlight {}
+    // SAFETY: repr(C), integers only, no padding (asserted above).
+    unsafe impl aya::Pod for super::Look {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_its_deadline_a_guard_holds_nobody() {
+        let closed = Switch {
+            phase: Phase::Closed as u64,
+            deadline: 100,
+        };
+        assert_eq!(closed.phase_at(99), Phase::Closed);
+        assert_eq!(closed.phase_at(100), Phase::Open);
+        assert_eq!(Switch::default().phase_at(0), Phase::Open);
+    }
+
+    #[test]
+    fn happenings_have_the_numbers_they_are_found_by() {
+        for number in 0..5 {
+            assert_eq!(
+                Happening::from_number(number).map(|happening| happening as u32),
+                Some(number)
+            );
+        }
+        assert_eq!(Happening::from_number(5), None);
+        assert!(GuardRecord::decode(&[0; GuardRecord::SIZE - 1]).is_none());
+    }
+}
