@@ -11,7 +11,7 @@ use premod_common::{
 
 use crate::{
     kernel::current_task,
-    maps::{IN_FLIGHT, count},
+    maps::{AWAITED, IN_FLIGHT, count},
 };
 
 /// Notes that the running thread may modify the inode from now on.
@@ -53,6 +53,10 @@ fn land(flight: Flight) {
 #[btf_tracepoint(function = "sys_exit")]
 fn sys_exit(_ctx: BtfTracePointContext) -> i32 {
     land(Flight::Call);
+    if let Some(landed) = AWAITED.get_ptr_mut(current_task() as u32) {
+        // SAFETY: the pointer comes from the map.
+        unsafe { landed.write_volatile(1) };
+    }
     0
 }
 

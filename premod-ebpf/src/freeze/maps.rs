@@ -54,6 +54,11 @@ pub(crate) static HELD: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HE
 #[map]
 pub(crate) static IN_FLIGHT: HashMap<u32, InFlight> = HashMap::with_max_entries(IN_FLIGHT_MAX, 0);
 
+/// Threads that may have been modifying before the programs hung, by thread id: 1 when a system call of theirs
+/// has ended since.
+#[map]
+pub(crate) static AWAITED: HashMap<u32, u32> = HashMap::with_max_entries(IN_FLIGHT_MAX, 0);
+
 /// Processes whose refusal was told: once is enough.
 #[map]
 pub(crate) static REFUSED: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
