@@ -42,6 +42,7 @@ pub mod doctor;
 mod error;
 pub mod events;
 pub mod exit_code;
+pub mod freeze;
 #[cfg(test)]
 mod fuzz;
 pub mod kernel;
