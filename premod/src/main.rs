@@ -46,6 +46,8 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Trace(arguments) => {
             commands::trace::run(arguments.into_settings(cli.verbose)?).await
         }
+        Command::Status(arguments) => commands::status::run(arguments.json).await,
+        Command::Thaw(arguments) => commands::thaw::run(arguments.into_settings()).await,
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,
     }
 }
