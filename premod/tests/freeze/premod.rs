@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::process;
+use super::process;
 
 /// Longest wait for the files to be frozen.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -81,9 +81,15 @@ pub(crate) struct Target {
 /// Sets everything up, before premod starts. An error says why the way does not exist here.
 pub(crate) type Way = fn(&Place) -> Result<Change, String>;
 
-/// Makes the table of a file's ways. The names are those in docs/coverage.md.
+/// Makes the tables of a file's ways: the tests of what is announced, those of what a freeze does about it, and
+/// the ways themselves. The names are those in docs/coverage.md.
 macro_rules! ways {
     ($($name:literal => $way:ident),+ $(,)?) => {
+        pub(crate) const WAYS: &[(&str, $crate::coverage::Way)] = &[$(($name, $way)),+];
+        pub(crate) const FROZEN: &[$crate::harness::Test] = &[$($crate::harness::Test {
+            name: concat!("frozen: ", $name),
+            run: $crate::harness::Run::Frozen($name),
+        }),+];
         pub(crate) const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             name: concat!("covered: ", $name),
             run: $crate::harness::Run::Shared(|place| {
@@ -107,6 +113,42 @@ pub(crate) fn tests() -> Vec<Test> {
         nfsd::TESTS,
         dax::TESTS,
         silent::TESTS,
+    ]
+    .concat()
+}
+
+/// The way with this name.
+pub(crate) fn way(name: &str) -> Way {
+    let ways = [
+        writes::WAYS,
+        splices::WAYS,
+        sizes::WAYS,
+        mappings::WAYS,
+        ioctls::WAYS,
+        stacked::WAYS,
+        nfsd::WAYS,
+        dax::WAYS,
+        silent::WAYS,
+    ];
+    let (_, way) = ways
+        .iter()
+        .flat_map(|ways| ways.iter())
+        .find(|(known, _)| *known == name)
+        .expect("a known way");
+    *way
+}
+
+/// All ways, against frozen files. Not DAX, whose files are refused.
+pub(crate) fn frozen_tests() -> Vec<Test> {
+    [
+        writes::FROZEN,
+        splices::FROZEN,
+        sizes::FROZEN,
+        mappings::FROZEN,
+        ioctls::FROZEN,
+        stacked::FROZEN,
+        nfsd::FROZEN,
+        silent::FROZEN,
     ]
     .concat()
 }
