@@ -55,12 +55,32 @@ pub struct Facts {
     pub folio_mapping: u32,
     pub renamedata_old_dentry: u32,
     pub renamedata_new_dentry: u32,
+    pub inode_i_flags: u32,
+    pub inode_i_dio_count: u32,
+    pub inode_i_writecount: u32,
+    pub address_space_i_mmap_writable: u32,
+    pub super_block_s_writers_frozen: u32,
+    pub task_struct_tgid: u32,
+    pub task_struct_mm: u32,
+    pub task_struct_signal: u32,
+    pub task_struct_pending: u32,
+    pub task_struct_group_leader: u32,
+    pub task_struct_real_parent: u32,
+    pub task_struct_start_boottime: u32,
+    pub signal_struct_nr_threads: u32,
+    pub signal_struct_shared_pending: u32,
+    pub signal_struct_group_stop_count: u32,
+    pub pt_regs_orig_ax: u32,
+    pub pt_regs_ax: u32,
+    pub pt_regs_si: u32,
     /// Bit of `xa_flags` that says that some page is dirty (`PAGECACHE_TAG_DIRTY`).
     pub mapping_dirty_mark: u32,
     /// `I_DIRTY_PAGES`; 0 when it could not be found.
     pub i_dirty_pages: u32,
     /// `FAULT_FLAG_WRITE` of `vm_fault.flags`; 0 when it could not be found.
     pub fault_flag_write: u32,
+    /// `FAULT_FLAG_USER` of `vm_fault.flags`; 0 when it could not be found.
+    pub fault_flag_user: u32,
     /// log2 of the page size in bytes.
     pub page_shift: u32,
     /// `O_DIRECT` of this architecture.

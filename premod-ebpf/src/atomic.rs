@@ -29,13 +29,23 @@ pub(crate) unsafe fn compare_and_swap(place: *mut u64, expected: u64, new: u64) 
 /// `counter` points to 8 aligned bytes of a map value.
 #[inline(always)]
 pub(crate) unsafe fn increment(counter: *mut u64) {
+    // SAFETY: the caller vouches for `counter`.
+    unsafe { add(counter, 1) };
+}
+
+/// Adds to a counter, modulo 2^64.
+///
+/// # Safety
+/// `counter` points to 8 aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
     // SAFETY: the caller vouches for `counter`. Atomic, because a task on this CPU can be preempted by
     // another one's program.
     unsafe {
         asm!(
-            "lock *(u64 *)({counter} + 0) += {one}",
+            "lock *(u64 *)({counter} + 0) += {amount}",
             counter = in(reg) counter,
-            one = in(reg) 1u64,
+            amount = in(reg) amount,
         );
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! The hook's argument is a pointer whose type the verifier knows, and `*(pointer + offset)` is a checked
 //! load: it costs one instruction, and reads as zero instead of faulting. The offsets come from the
-//! loader ([`crate::maps::FACTS`]). Pointers that lost their type (kept in a map, computed) are read with
+//! loader ([`crate::facts::FACTS`]). Pointers that lost their type (kept in a map, computed) are read with
 //! `bpf_probe_read_kernel` in [`read`].
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_pid_tgid};
 
-use crate::maps::{fact, setting};
+use crate::facts::{fact, setting};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;

@@ -13,6 +13,7 @@
 
 mod atomic;
 mod emit;
+mod facts;
 mod hooks;
 mod kernel;
 mod maps;

@@ -1,8 +1,8 @@
 //! Why premod cannot do what it was asked to do. Each is one sentence that says what to do about it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use crate::kernel::btf::BtfError;
+use crate::{exit_code::ExitCode, kernel::btf::BtfError};
 
 /// An error of the library.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,26 @@ pub enum Error {
         /// The PATH.
         path: PathBuf,
     },
+    /// A file about which a freeze could promise nothing, or that is not there.
+    #[error("cannot freeze {}: {why}", path.display())]
+    NotFreezable {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        why: String,
+        /// Which kind of reason it is.
+        code: ExitCode,
+    },
+    /// Files could not be frozen in time. Everybody passes again.
+    #[error("cannot freeze {} within {} s: {why}", counted(*files), timeout.as_secs_f64())]
+    NotFrozen {
+        /// How many files.
+        files: usize,
+        /// How long was tried.
+        timeout: Duration,
+        /// What was in the way.
+        why: String,
+    },
     /// A value that the kernel does not take.
     #[error("{0}")]
     BadValue(String),
@@ -111,6 +131,13 @@ impl Error {
             context: context.into(),
             reason: chain(reason),
         }
+    }
+}
+
+fn counted(files: usize) -> String {
+    match files {
+        1 => "the file".to_owned(),
+        more => format!("the {more} files"),
     }
 }
 

@@ -26,6 +26,14 @@ pub enum ExitCode {
     Unseen = 15,
     /// The output cannot be written.
     Output = 16,
+    /// A file was modified, or may have been, while it was frozen, or the freeze ended before CMD did.
+    Violated = 17,
+    /// The files could not be frozen in time.
+    NotFrozenInTime = 18,
+    /// A file is frozen already by another premod.
+    Busy = 19,
+    /// There is no freeze of this file, or none any more.
+    NotFrozen = 20,
     /// CMD cannot be executed.
     NotExecutable = 126,
     /// CMD was not found.
@@ -41,6 +49,8 @@ impl From<&Error> for ExitCode {
             Error::KernelLacks { .. } | Error::Rejected { .. } => Self::KernelLacks,
             Error::Path { .. } | Error::NotTraceable { .. } => Self::BadPath,
             Error::Unseen { .. } | Error::Stacked { .. } => Self::Unseen,
+            Error::NotFreezable { code, .. } => *code,
+            Error::NotFrozen { .. } => Self::NotFrozenInTime,
             Error::BadValue(_) => Self::Usage,
             Error::Kernel { .. } => Self::Failure,
         }

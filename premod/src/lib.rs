@@ -39,9 +39,11 @@ macro_rules! say {
 pub mod cli;
 pub mod commands;
 pub mod doctor;
+pub mod errno;
 mod error;
 pub mod events;
 pub mod exit_code;
+pub mod freeze;
 #[cfg(test)]
 mod fuzz;
 pub mod kernel;

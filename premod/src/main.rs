@@ -46,6 +46,11 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Trace(arguments) => {
             commands::trace::run(arguments.into_settings(cli.verbose)?).await
         }
+        Command::Freeze(arguments) => commands::freeze::run(arguments.into_settings()?).await,
+        Command::Keeper(arguments) => {
+            premod::freeze::keeper::run(&arguments.directory)?;
+            Ok(0)
+        }
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,
     }
 }

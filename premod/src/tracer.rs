@@ -426,7 +426,7 @@ impl Stream for Tracer {
     }
 }
 
-fn unload(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+pub(crate) fn unload(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
     match program {
         Program::Lsm(program) => program.unload(),
         Program::FEntry(program) => program.unload(),

@@ -41,6 +41,12 @@ pub(crate) const OBJECTS: &[Object<'_>] = &[
     },
     Object {
         package: "premod-ebpf",
+        bin: "premod-ebpf-freeze",
+        features: &[],
+        name: "freeze.bpf.o",
+    },
+    Object {
+        package: "premod-ebpf",
         bin: "premod-ebpf-spin",
         features: &[],
         name: "spin.bpf.o",

@@ -1,9 +1,13 @@
 //! The command line. It ends here: commands get plain settings.
 
 mod doctor;
+mod freeze;
+mod keeper;
 mod trace;
 
 pub use doctor::DoctorArgs;
+pub use freeze::FreezeArgs;
+pub use keeper::KeeperArgs;
 pub use trace::TraceArgs;
 
 use clap::{
@@ -79,8 +83,12 @@ With CMD: CMD's own, 128+N if signal N ended it, 126 if it cannot be executed, 1
 pub enum Command {
     /// Report first modifications, before they happen
     Trace(Box<TraceArgs>),
+    /// Flush files, keep writers out while a command runs, and let everybody go on
+    Freeze(Box<FreezeArgs>),
     /// Say whether and how premod works on this machine
     Doctor(DoctorArgs),
+    #[command(hide = true)]
+    Keeper(KeeperArgs),
 }
 
 /// The whole command line, for manual pages and completions.

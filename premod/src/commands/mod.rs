@@ -2,4 +2,5 @@
 
 mod child;
 pub mod doctor;
+pub mod freeze;
 pub mod trace;

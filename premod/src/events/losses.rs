@@ -107,7 +107,7 @@ fn grown(before: &mut Vec<u64>, now: Vec<u64>) -> Vec<Loss> {
 }
 
 /// `recursion_misses` stands in the fdinfo of a program from 5.12 on (`bpf_prog_show_fdinfo`).
-fn recursion_misses(program: &OwnedFd) -> Option<u64> {
+pub(crate) fn recursion_misses(program: &OwnedFd) -> Option<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
     misses_in(&info)
 }

@@ -9,13 +9,13 @@ mod record;
 
 pub(crate) use decode::{Clocks, decode};
 pub(crate) use duplicates::Duplicates;
-/// The time on `CLOCK_MONOTONIC`.
-pub(crate) fn now() -> MonotonicNs {
-    Clocks::now().mono
-}
-
-pub(crate) use losses::{Losses, Skippable};
+pub(crate) use losses::{Losses, Skippable, recursion_misses};
 pub use premod_common::event::Op;
 pub use record::{
     Device, FirstDirty, InodeKey, Lost, LostReason, MonotonicNs, Path, Pid, Range, Record, Tid,
 };
+
+/// The time on `CLOCK_MONOTONIC`.
+pub(crate) fn now() -> MonotonicNs {
+    Clocks::now().mono
+}

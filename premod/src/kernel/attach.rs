@@ -49,7 +49,7 @@ pub struct Hook {
     pub scoped_only: bool,
 }
 
-const fn lsm(target: &'static str, program: &'static str) -> Attachment {
+pub(crate) const fn lsm(target: &'static str, program: &'static str) -> Attachment {
     Attachment {
         kind: Kind::Lsm,
         target,
@@ -57,7 +57,7 @@ const fn lsm(target: &'static str, program: &'static str) -> Attachment {
     }
 }
 
-const fn fentry(target: &'static str, program: &'static str) -> Attachment {
+pub(crate) const fn fentry(target: &'static str, program: &'static str) -> Attachment {
     Attachment {
         kind: Kind::Fentry,
         target,
@@ -65,7 +65,7 @@ const fn fentry(target: &'static str, program: &'static str) -> Attachment {
     }
 }
 
-const fn fexit(target: &'static str, program: &'static str) -> Attachment {
+pub(crate) const fn fexit(target: &'static str, program: &'static str) -> Attachment {
     Attachment {
         kind: Kind::Fexit,
         target,
@@ -73,11 +73,11 @@ const fn fexit(target: &'static str, program: &'static str) -> Attachment {
     }
 }
 
-const fn tracepoint(target: &'static str) -> Attachment {
+pub(crate) const fn tracepoint(target: &'static str, program: &'static str) -> Attachment {
     Attachment {
         kind: Kind::Tracepoint,
         target,
-        program: target,
+        program,
     }
 }
 
@@ -292,7 +292,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "pages that become dirty (the net)",
-        ways: &[tracepoint("writeback_dirty_folio")],
+        ways: &[tracepoint("writeback_dirty_folio", "writeback_dirty_folio")],
         cost: "changes that no other hook sees would be missed",
         essential: true,
         scoped_only: false,

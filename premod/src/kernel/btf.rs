@@ -1,13 +1,10 @@
 //! A reader for the kernel's type information (`/sys/kernel/btf/vmlinux`).
 //!
-//! It answers three questions: where a member lies, which value an enumerator has, whether a function
-//! exists. It is our own because the maintained parsers decode all of the kernel's 150,000 types into
+//! It answers few questions: where a member lies, which value an enumerator has, whether a function exists and
+//! how many arguments it has. It is our own because the maintained parsers decode all of the kernel's 150,000 types into
 //! owned values first; this one keeps the bytes and decodes what is asked for.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 /// Where the kernel shows its own type information.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -30,7 +27,7 @@ pub struct Btf {
     types: Vec<usize>,
     strings: usize,
     structures: HashMap<Vec<u8>, u32>,
-    functions: HashSet<Vec<u8>>,
+    functions: HashMap<Vec<u8>, u32>,
     enums: Vec<u32>,
 }
 
@@ -58,6 +55,7 @@ const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
 const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
 const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
 
@@ -114,7 +112,7 @@ impl Btf {
             types: Vec::new(),
             strings: 0,
             structures: HashMap::new(),
-            functions: HashSet::new(),
+            functions: HashMap::new(),
             enums: Vec::new(),
         };
         if btf.word(0)? & 0xffff != 0xeb9f {
@@ -139,7 +137,7 @@ impl Btf {
                 }
                 KIND_FUNC => {
                     let name = btf.string(found.name).to_vec();
-                    btf.functions.insert(name);
+                    btf.functions.entry(name).or_insert(id);
                 }
                 KIND_ENUM | KIND_ENUM64 => btf.enums.push(id),
                 _ => {}
@@ -155,7 +153,15 @@ impl Btf {
     /// Whether the kernel has a function of this name that programs can attach to.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
-        self.functions.contains(name.as_bytes())
+        self.functions.contains_key(name.as_bytes())
+    }
+
+    /// How many arguments a function has; `None` if there is no such function.
+    #[must_use]
+    pub fn arguments(&self, function: &str) -> Option<usize> {
+        let function = self.header(*self.functions.get(function.as_bytes())?)?;
+        let prototype = self.header(function.size_or_type)?;
+        (prototype.kind() == KIND_FUNC_PROTO).then(|| prototype.count())
     }
 
     /// Offset in bytes of a member such as `i_pages.xa_flags` in a structure, looking into anonymous
@@ -326,6 +332,8 @@ pub(super) mod tests {
         assert_eq!(btf.enumerator("X"), Some(7));
         assert_eq!(btf.enumerator("Y"), None);
         assert!(btf.has_function("f") && !btf.has_function("g"));
+        assert_eq!(btf.arguments("f"), Some(0));
+        assert_eq!(btf.arguments("g"), None);
     }
 
     /// One structure, called `s`, with anonymous members of its own type at these offsets in bits.

@@ -15,6 +15,36 @@ pub fn missing() -> Vec<String> {
     missing_from(&effective)
 }
 
+/// What freezing needs besides: stopping others' processes, looking into them, pinning maps.
+const NEEDED_TO_FREEZE: [Capability; 3] = [
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_KILL,
+    Capability::CAP_SYS_PTRACE,
+];
+
+/// As [`missing`], for a freeze.
+#[must_use]
+pub fn missing_for_freeze() -> Vec<String> {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    NEEDED_TO_FREEZE
+        .iter()
+        .filter(|needed| !effective.contains(needed))
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// Gives up every capability that a freeze does not need any more once its programs hang: it still stops
+/// processes, looks into them, and uses its maps.
+///
+/// # Errors
+/// If the kernel refuses, which it does not for a subset.
+pub fn drop_all_but_needed_to_freeze() -> Result<(), caps::errors::CapsError> {
+    let mut kept = KEPT.to_vec();
+    kept.extend(NEEDED_TO_FREEZE);
+    kept.retain(|kept| *kept != Capability::CAP_SYS_ADMIN);
+    drop_all_but(&kept)
+}
+
 fn missing_from(effective: &CapsHashSet) -> Vec<String> {
     if effective.contains(&Capability::CAP_SYS_ADMIN) {
         return Vec::new();
@@ -44,9 +74,14 @@ pub fn present() -> Vec<String> {
 /// # Errors
 /// If the kernel refuses, which it does not for a subset.
 pub fn drop_all_but_needed() -> Result<(), caps::errors::CapsError> {
+    drop_all_but(&KEPT)
+}
+
+fn drop_all_but(kept: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT
-        .into_iter()
+    let kept: CapsHashSet = kept
+        .iter()
+        .copied()
         .filter(|kept| permitted.contains(kept))
         .collect();
     caps::set(None, CapSet::Effective, &kept)?;

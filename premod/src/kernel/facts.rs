@@ -35,6 +35,14 @@ pub struct FactTable {
 }
 
 impl FactTable {
+    /// The first fact that is missing and that a freeze needs.
+    #[must_use]
+    pub fn missing_for_freeze(&self) -> Option<&Fact> {
+        self.list
+            .iter()
+            .find(|fact| (fact.essential || fact.cost == FREEZING) && fact.value.is_none())
+    }
+
     /// The first essential fact that is missing.
     #[must_use]
     pub fn missing(&self) -> Option<&Fact> {
@@ -65,6 +73,7 @@ const STORES: &str = "stores into mappings";
 const WRITES: &str = "writes";
 const LONG_WRITES: &str = "writes during which their file becomes clean";
 const TRUNCATES: &str = "truncates";
+const FREEZING: &str = "freezing";
 const RENAMES: &str = "files renamed into a traced directory";
 
 /// A member of a kernel structure whose offset is needed.
@@ -147,6 +156,64 @@ const OFFSETS: &[Offset] = &[
     offset!(folio, "mapping", folio_mapping, LONG_WRITES),
     offset!(renamedata, "old_dentry", renamedata_old_dentry, RENAMES),
     offset!(renamedata, "new_dentry", renamedata_new_dentry, RENAMES),
+    offset!(inode, "i_flags", inode_i_flags, FREEZING),
+    offset!(inode, "i_dio_count.counter", inode_i_dio_count, FREEZING),
+    offset!(inode, "i_writecount.counter", inode_i_writecount, FREEZING),
+    offset!(
+        address_space,
+        "i_mmap_writable.counter",
+        address_space_i_mmap_writable,
+        FREEZING
+    ),
+    offset!(
+        super_block,
+        "s_writers.frozen",
+        super_block_s_writers_frozen,
+        FREEZING
+    ),
+    offset!(task_struct, "tgid", task_struct_tgid, FREEZING),
+    offset!(task_struct, "mm", task_struct_mm, FREEZING),
+    offset!(task_struct, "signal", task_struct_signal, FREEZING),
+    offset!(task_struct, "pending.signal", task_struct_pending, FREEZING),
+    offset!(
+        task_struct,
+        "group_leader",
+        task_struct_group_leader,
+        FREEZING
+    ),
+    offset!(
+        task_struct,
+        "real_parent",
+        task_struct_real_parent,
+        FREEZING
+    ),
+    offset!(
+        task_struct,
+        "start_boottime",
+        task_struct_start_boottime,
+        FREEZING
+    ),
+    offset!(
+        signal_struct,
+        "nr_threads",
+        signal_struct_nr_threads,
+        FREEZING
+    ),
+    offset!(
+        signal_struct,
+        "shared_pending.signal",
+        signal_struct_shared_pending,
+        FREEZING
+    ),
+    offset!(
+        signal_struct,
+        "group_stop_count",
+        signal_struct_group_stop_count,
+        FREEZING
+    ),
+    offset!(pt_regs, "orig_ax", pt_regs_orig_ax, FREEZING),
+    offset!(pt_regs, "ax", pt_regs_ax, FREEZING),
+    offset!(pt_regs, "si", pt_regs_si, FREEZING),
 ];
 
 /// Collects all facts that can be had without asking the kernel to run anything.
@@ -165,7 +232,7 @@ pub fn gather(btf: &Btf) -> FactTable {
             value,
             source: "BTF",
             cost: offset.cost,
-            essential: true,
+            essential: offset.cost != FREEZING,
         });
     }
 
@@ -204,6 +271,18 @@ pub fn gather(btf: &Btf) -> FactTable {
         value: write_fault,
         source: "BTF",
         cost: "stores to DAX files are announced late",
+        essential: false,
+    });
+
+    let user_fault = btf
+        .enumerator("FAULT_FLAG_USER")
+        .and_then(|value| value.try_into().ok());
+    facts.fault_flag_user = user_fault.unwrap_or(0);
+    list.push(Fact {
+        name: "FAULT_FLAG_USER",
+        value: user_fault,
+        source: "BTF",
+        cost: FREEZING,
         essential: false,
     });
 

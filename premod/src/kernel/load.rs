@@ -1,6 +1,6 @@
 //! Takes the BPF object into the kernel.
 
-use aya::{Ebpf, EbpfLoader, programs::ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
 use premod_common::facts::{Facts, Settings};
 
 use super::environment::Environment;
@@ -38,17 +38,20 @@ pub fn object(setup: &Setup, environment: &Environment) -> Result<Ebpf, Error> {
         .map_max_entries("EVENTS", setup.buffer_size)
         .map_max_entries("INODES", setup.inodes)
         .load(OBJECT)
-        .map_err(|error| {
-            let reason = chain(&error);
-            if reason.contains("os error 1)") {
-                refused(environment, &reason)
-            } else {
-                Error::Kernel {
-                    context: "cannot create BPF maps".to_owned(),
-                    reason,
-                }
-            }
-        })
+        .map_err(|error| explain_maps(&error, environment))
+}
+
+/// Turns the loader's answer about the maps into a sentence.
+pub(crate) fn explain_maps(error: &EbpfError, environment: &Environment) -> Error {
+    let reason = chain(error);
+    if reason.contains("os error 1)") {
+        refused(environment, &reason)
+    } else {
+        Error::Kernel {
+            context: "cannot create BPF maps".to_owned(),
+            reason,
+        }
+    }
 }
 
 /// Turns the loader's answer about one program into a sentence.

@@ -1,0 +1,76 @@
+//! Modifiers in flight: they have passed their check, and have not modified yet, or not all.
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
+};
+use premod_common::{
+    guard::{Flight, InFlight},
+    inode::InodeAddress,
+};
+
+use crate::{
+    kernel::current_task,
+    maps::{AWAITED, IN_FLIGHT, count},
+};
+
+/// Notes that the running thread may modify the inode from now on.
+#[inline(always)]
+pub(crate) fn take_off(inode: InodeAddress, flight: Flight, now: u64) {
+    let task = current_task();
+    // A fault within a system call that is noted already: the call lasts longer.
+    if matches!(flight, Flight::Fault) && is_in_flight(Flight::Call) {
+        return;
+    }
+    let modifier = InFlight {
+        inode,
+        since: now,
+        flight: flight as u32,
+        pid: (task >> 32) as u32,
+    };
+    if IN_FLIGHT.insert(task as u32, modifier, 0).is_err() {
+        count!(unnoted);
+    }
+}
+
+/// Whether the running thread is noted for such a flight.
+#[inline(always)]
+pub(crate) fn is_in_flight(flight: Flight) -> bool {
+    // SAFETY: a shared reference into a map value that only this thread changes.
+    let modifier = unsafe { IN_FLIGHT.get(current_task() as u32) };
+    modifier.is_some_and(|modifier| modifier.flight == flight as u32)
+}
+
+#[inline(always)]
+fn land(flight: Flight) {
+    if is_in_flight(flight) {
+        let _ = IN_FLIGHT.remove(current_task() as u32);
+    }
+}
+
+/// Tracepoint `sys_exit(struct pt_regs *regs, long ret)`, 6.1 to 7.x: a system call has ended, whatever it
+/// modified is in the page cache, or on its way as direct I/O. Attached until the files are frozen.
+#[btf_tracepoint(function = "sys_exit")]
+fn sys_exit(_ctx: BtfTracePointContext) -> i32 {
+    land(Flight::Call);
+    if let Some(landed) = AWAITED.get_ptr_mut(current_task() as u32) {
+        // SAFETY: the pointer comes from the map.
+        unsafe { landed.write_volatile(1) };
+    }
+    0
+}
+
+/// The end of `do_page_mkwrite`, 6.1 to 7.x: the page is dirty, and locked until it can be stored to, so that
+/// a flush from now on either waits for it, or makes the next store fault again.
+#[fexit(function = "do_page_mkwrite")]
+fn mkwrite_ends(_ctx: FExitContext) -> i32 {
+    land(Flight::Fault);
+    0
+}
+
+/// The same once more, in case that the kernel skips the first ([`crate::seen`]).
+#[fexit(function = "do_page_mkwrite")]
+fn mkwrite_ends_again(_ctx: FExitContext) -> i32 {
+    land(Flight::Fault);
+    0
+}

@@ -1,0 +1,136 @@
+//! Keeping a modifier out: an errno, a stop, or death.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_comm, generated::bpf_send_signal_thread},
+};
+use premod_common::{
+    event::Op,
+    guard::{Happening, HeldProcess, MmapPolicy, Mode},
+    inode::InodeAddress,
+};
+
+use crate::{
+    kernel::current_task,
+    maps::{HELD, REFUSED, count, settings},
+    running::Running,
+    tell::tell,
+};
+
+/// `-ERESTARTNOINTR` of include/linux/errno.h, which never reaches user mode: with a signal pending, the
+/// kernel repeats the system call.
+const RESTART: i32 = -513;
+const EAGAIN: u32 = 11;
+const EBUSY: u32 = 16;
+const SIGSTOP: u32 = 19;
+const SIGKILL: u32 = 9;
+
+/// Keeps a modifier out that asks before it modifies; returns what its hook has to answer.
+///
+/// | who | hold | deny |
+/// | --- | --- | --- |
+/// | a thread in a system call | stopped; the call is repeated | the errno |
+/// | a request of `io_uring` | its process is stopped; EAGAIN | the errno |
+/// | a thread of the kernel | EAGAIN, which nfsd's clients take for "later" | EAGAIN |
+/// | init, premod, CMD and its children | EBUSY | the errno |
+#[inline(always)]
+pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
+    let task = Running::now();
+    let errno = if task.is_kernel_thread() {
+        EAGAIN
+    } else if settings().mode != Mode::Hold as u32 {
+        settings().errno
+    } else if task.must_run() || !hold(task, inode, op, now) {
+        EBUSY
+    } else if task.is_in_restartable_call() {
+        return RESTART;
+    } else {
+        return -(EAGAIN as i32);
+    };
+    count!(refused);
+    let process = task.process();
+    if REFUSED
+        .insert(process, op as u32, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        tell(inode, Happening::Refused, op, errno);
+    }
+    // The verifier wants to see that it is an errno.
+    match errno {
+        EAGAIN => -(EAGAIN as i32),
+        EBUSY => -(EBUSY as i32),
+        _ => -(settings().errno as i32),
+    }
+}
+
+/// Keeps a store out that has begun to fault, if that can be.
+///
+/// `by_user` is the store of a user thread itself: it comes after the fault, and the signal before it. A store
+/// by the kernel (`read` into the mapping, `process_vm_writev`) is part of the fault's caller, and happens.
+#[inline(always)]
+pub(crate) fn refuse_store(inode: InodeAddress, by_user: bool, now: u64) {
+    let task = Running::now();
+    let policy = settings().mmap;
+    let kept_out =
+        if policy == MmapPolicy::Report as u32 || task.is_kernel_thread() || task.must_run() {
+            false
+        } else if policy == MmapPolicy::Kill as u32 {
+            kill(inode)
+        } else {
+            hold(task, inode, Op::Mmap, now)
+        };
+    // Until they have stopped too, other threads can store to the page that the fault makes writable.
+    if !kept_out || !by_user || task.has_threads() {
+        count!(touches);
+        tell(inode, Happening::Stored, Op::Mmap, 0);
+    }
+}
+
+/// Stops the running process before it returns to user mode.
+#[inline(always)]
+fn hold(task: Running, inode: InodeAddress, op: Op, now: u64) -> bool {
+    let process = task.process();
+    // SAFETY: only whether there is an entry matters.
+    let known = unsafe { HELD.get(process) }.is_some();
+    if !known {
+        let held = HeldProcess {
+            started: task.started(),
+            since: now,
+            inode,
+            tid: current_task() as u32,
+            op: op as u8,
+            stopped_by_others: task.is_being_stopped().into(),
+            padding: 0,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+        };
+        if HELD.insert(process, held, u64::from(BPF_NOEXIST)).is_err()
+            // Another thread of the process may have been faster.
+            && unsafe { HELD.get(process) }.is_none()
+        {
+            count!(unnoted);
+            return false;
+        }
+    }
+    // To this thread, not to the process: a signal that is pending for the process already would not keep
+    // this thread from returning to user mode with the internal errno. It stops all threads anyway.
+    // SAFETY: no preconditions.
+    if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
+        count!(unstopped);
+        return false;
+    }
+    count!(held);
+    tell(inode, Happening::Held, op, 0);
+    true
+}
+
+#[inline(always)]
+fn kill(inode: InodeAddress) -> bool {
+    // SAFETY: no preconditions.
+    if unsafe { bpf_send_signal_thread(SIGKILL) } != 0 {
+        count!(unstopped);
+        return false;
+    }
+    count!(killed);
+    tell(inode, Happening::Killed, Op::Mmap, 0);
+    true
+}

@@ -1,0 +1,44 @@
+//! premod's own question: how does the inode of an open file look now?
+
+use aya_ebpf::{macros::fentry, programs::FEntryContext};
+use premod_common::guard::Look;
+
+use crate::{
+    facts::fact,
+    kernel::{File, current_process, load},
+    maps::{LOOK, settings},
+};
+
+/// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
+///
+/// premod calls `fcntl(fd, F_GETFD, nonce)`; the kernel ignores the argument, and this program knows it by
+/// it.
+#[fentry(function = "security_file_fcntl")]
+fn look(ctx: FEntryContext) -> i32 {
+    let argument: u64 = ctx.arg(2);
+    if argument != settings().nonce || current_process() != settings().own_pid {
+        return 0;
+    }
+    let inode = File(ctx.arg(0)).inode();
+    // SAFETY: the offsets are those of the members in struct inode, struct address_space and struct
+    // super_block; the counters are ints, s_writers.frozen is an int or an unsigned short, of which the
+    // lower half is enough.
+    let answer = unsafe {
+        let mapping: *const u8 = load(inode.0, fact!(inode_i_mapping));
+        Look {
+            inode: inode.address(),
+            superblock: inode.superblock().address(),
+            mapping_flags: inode.mapping_flags(),
+            direct: load(inode.0, fact!(inode_i_dio_count)),
+            writers: load(inode.0, fact!(inode_i_writecount)),
+            mappings: load(mapping, fact!(address_space_i_mmap_writable)),
+            frozen: u32::from(load::<u16>(
+                inode.superblock().0,
+                fact!(super_block_s_writers_frozen),
+            )),
+            flags: load(inode.0, fact!(inode_i_flags)),
+        }
+    };
+    let _ = LOOK.set(0, answer, 0);
+    0
+}

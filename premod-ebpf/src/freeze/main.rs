@@ -1,0 +1,41 @@
+//! The BPF programs of a freeze: they keep modifiers of the guarded inodes out, and see whoever gets in.
+//!
+//! Hooks (`calls`, `mappings`) ask [`guard`] whether the inode is guarded and what the switch says. While it
+//! is watching, modifiers in flight are noted ([`flight`]) until they have landed; while it is closed they
+//! are refused, held or killed ([`keep_out`]). What modifies a guarded inode all the same is seen by the
+//! hooks of `seen`, counted, and told.
+//!
+//! All programs fail open: when the deadline has passed, or premod is gone, everybody passes.
+#![no_std]
+#![no_main]
+// BPF has no stable inline assembly yet.
+#![feature(asm_experimental_arch)]
+
+#[path = "../atomic.rs"]
+#[expect(dead_code, reason = "tracing needs more of it")]
+mod atomic;
+mod calls;
+#[path = "../facts.rs"]
+mod facts;
+mod flight;
+mod guard;
+mod keep_out;
+#[path = "../kernel.rs"]
+#[expect(dead_code, reason = "tracing needs more of it")]
+mod kernel;
+mod look;
+mod mappings;
+mod maps;
+mod running;
+mod seen;
+mod signals;
+mod tell;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

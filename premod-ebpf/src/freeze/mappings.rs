@@ -1,0 +1,110 @@
+//! Stores through mappings, and mappings that could be stored through.
+
+use aya_ebpf::{
+    macros::{fentry, lsm},
+    programs::{FEntryContext, LsmContext},
+};
+use premod_common::{
+    event::Op,
+    guard::{Flight, Phase},
+};
+
+use crate::{
+    calls::modify,
+    facts::fact,
+    flight::{is_in_flight, take_off},
+    guard,
+    keep_out::refuse_store,
+    kernel::{File, load},
+};
+
+/// `PROT_WRITE`, `MAP_TYPE`, `MAP_SHARED` and `MAP_SHARED_VALIDATE` of the kernel's stable interface.
+const PROT_WRITE: u64 = 0x2;
+const MAP_TYPE: u64 = 0xf;
+const MAP_SHARED: u64 = 0x1;
+const MAP_SHARED_VALIDATE: u64 = 0x3;
+/// `VM_SHARED` of include/linux/mm.h; see the trace's hooks/mmap.rs.
+const VM_SHARED: u64 = 0x8;
+
+/// `security_mmap_file(struct file *file, reqprot, prot, flags)`, 6.1 to 7.x: new writable shared mappings.
+#[lsm(hook = "mmap_file")]
+fn mmap_file(ctx: LsmContext) -> i32 {
+    let verdict: i32 = ctx.arg(4);
+    let file: *const u8 = ctx.arg(0);
+    let protection: u64 = ctx.arg(2);
+    let flags: u64 = ctx.arg(3);
+    let kind = flags & MAP_TYPE;
+    if verdict != 0
+        || file.is_null()
+        || protection & PROT_WRITE == 0
+        || (kind != MAP_SHARED && kind != MAP_SHARED_VALIDATE)
+    {
+        return verdict;
+    }
+    modify(File(file).inode(), Op::Mmap)
+}
+
+/// `security_file_mprotect(struct vm_area_struct *vma, reqprot, prot)`, 6.1 to 7.x: shared mappings that
+/// become writable.
+#[lsm(hook = "file_mprotect")]
+fn file_mprotect(ctx: LsmContext) -> i32 {
+    let verdict: i32 = ctx.arg(3);
+    let protection: u64 = ctx.arg(2);
+    if verdict != 0 || protection & PROT_WRITE == 0 {
+        return verdict;
+    }
+    let area: *const u8 = ctx.arg(0);
+    // SAFETY: the offsets are those of vm_flags and vm_file in struct vm_area_struct.
+    let file: *const u8 = unsafe {
+        if load::<u64>(area, fact!(vm_area_struct_vm_flags)) & VM_SHARED == 0 {
+            return 0;
+        }
+        load(area, fact!(vm_area_struct_vm_file))
+    };
+    if file.is_null() {
+        return 0;
+    }
+    modify(File(file).inode(), Op::Mmap)
+}
+
+/// `do_page_mkwrite(struct vm_fault *vmf)` on 6.1, `(vmf, struct folio *)` later: a store to a clean page of
+/// a shared mapping, before the page can be stored to.
+#[fentry(function = "do_page_mkwrite")]
+fn mkwrite_begins(ctx: FEntryContext) -> i32 {
+    fault(ctx.arg(0), false);
+    0
+}
+
+/// The same once more: the kernel skips a program while a task that it has preempted is inside of it, and
+/// this is the one that nothing stands behind. It acts only if the first was skipped.
+#[fentry(function = "do_page_mkwrite")]
+fn mkwrite_begins_again(ctx: FEntryContext) -> i32 {
+    fault(ctx.arg(0), true);
+    0
+}
+
+#[inline(always)]
+fn fault(fault: *const u8, again: bool) {
+    // SAFETY: the offsets are those of vma and flags in struct vm_fault, and of vm_file in the vma.
+    let (file, flags): (*const u8, u32) = unsafe {
+        let area: *const u8 = load(fault, fact!(vm_fault_vma));
+        (
+            load(area, fact!(vm_area_struct_vm_file)),
+            load(fault, fact!(vm_fault_flags)),
+        )
+    };
+    if file.is_null() {
+        return;
+    }
+    let inode = File(file).inode().address();
+    guard::at(inode, |phase, now| {
+        if matches!(phase, Phase::Open) || (again && is_in_flight(Flight::Fault)) {
+            return 0;
+        }
+        take_off(inode, Flight::Fault, now);
+        if matches!(phase, Phase::Closed) {
+            refuse_store(inode, flags & fact!(fault_flag_user) != 0, now);
+        }
+        0
+    });
+}

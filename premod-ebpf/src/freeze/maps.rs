@@ -1,0 +1,93 @@
+//! Maps and settings of a freeze.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, RingBuf},
+};
+use premod_common::{
+    guard::{
+        GUARDED_MAX, GuardSettings, HELD_MAX, HeldProcess, IN_FLIGHT_MAX, InFlight, Look, Switch,
+        Tally,
+    },
+    inode::InodeAddress,
+};
+
+use crate::{atomic::increment, facts::as_loaded};
+
+/// This freeze's settings; the loader overwrites them before the programs are verified.
+#[unsafe(no_mangle)]
+// SAFETY: integers only.
+pub(crate) static GUARD: GuardSettings = unsafe { core::mem::zeroed() };
+
+/// The settings as the loader has set them.
+#[inline(always)]
+pub(crate) fn settings() -> GuardSettings {
+    as_loaded(&GUARD)
+}
+
+/// The inodes that are frozen together; 1 for each.
+#[map]
+pub(crate) static GUARDS: HashMap<InodeAddress, u32> = HashMap::with_max_entries(GUARDED_MAX, 0);
+
+/// The superblocks of these inodes; 1 for each.
+#[map]
+pub(crate) static SUPERBLOCKS: HashMap<u64, u32> = HashMap::with_max_entries(GUARDED_MAX, 0);
+
+/// What to do with them. Written by user space only.
+#[map]
+pub(crate) static SWITCH: Array<Switch> = Array::with_max_entries(1, 0);
+
+/// The process id of CMD, which must not be stopped: premod waits for it. 0 as long as there is none.
+#[map]
+pub(crate) static COMMAND: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What is counted. Written by the kernel side only.
+#[map]
+pub(crate) static TALLY: Array<Tally> = Array::with_max_entries(1, 0);
+
+/// Processes that were stopped, by process id. premod's keeper continues them.
+#[map]
+pub(crate) static HELD: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HELD_MAX, 0);
+
+/// Modifiers that have passed their check while the switch was watching, by thread id; and, while it is
+/// closed, threads in a fault that they will be stopped after.
+#[map]
+pub(crate) static IN_FLIGHT: HashMap<u32, InFlight> = HashMap::with_max_entries(IN_FLIGHT_MAX, 0);
+
+/// Threads that may have been modifying before the programs hung, by thread id: 1 when a system call of theirs
+/// has ended since.
+#[map]
+pub(crate) static AWAITED: HashMap<u32, u32> = HashMap::with_max_entries(IN_FLIGHT_MAX, 0);
+
+/// Processes whose refusal was told: once is enough.
+#[map]
+pub(crate) static REFUSED: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
+
+/// Records for user space.
+#[map]
+pub(crate) static HAPPENINGS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// The answer to premod's own question.
+#[map]
+pub(crate) static LOOK: Array<Look> = Array::with_max_entries(1, 0);
+
+/// Counts one in the tally.
+#[inline(always)]
+pub(crate) fn count_one(place: impl Fn(*mut Tally) -> *mut u64) {
+    if let Some(tally) = TALLY.get_ptr_mut(0) {
+        // SAFETY: the pointer comes from the map; the fields are aligned u64.
+        unsafe { increment(place(tally)) };
+    }
+}
+
+/// Counts one in a field of the tally.
+macro_rules! count {
+    ($field:ident) => {
+        $crate::maps::count_one(|tally| {
+            // SAFETY: the pointer comes from the map.
+            unsafe { &raw mut (*tally).$field }
+        })
+    };
+}
+
+pub(crate) use count;

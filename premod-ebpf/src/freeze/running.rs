@@ -1,0 +1,151 @@
+//! The task that a program runs for.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+
+use crate::{
+    facts::fact,
+    kernel::{load, read, read_u32},
+    maps::{COMMAND, settings},
+};
+
+/// `ENOSYS`, which the entry of a system call on x86 puts into the place of its result, where it stays until
+/// the call has one.
+const ENOSYS: i64 = 38;
+/// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
+const IO_URING_ENTER: u64 = 426;
+/// `ioctl` of 64 bits.
+const IOCTL: u64 = 16;
+/// `FIDEDUPERANGE`, `_IOWR(0x94, 54, struct file_dedupe_range)`: the kernel's stable interface.
+const FIDEDUPERANGE: u32 = 0xc018_9436;
+/// SIGSTOP, SIGTSTP, SIGTTIN and SIGTTOU in a signal set, where bit 0 is signal 1.
+const STOP_SIGNALS: u64 = 0b1111 << 18;
+/// The global init process.
+const INIT: u32 = 1;
+/// How far up CMD's family is followed.
+const ANCESTORS: u32 = 16;
+
+/// `struct task_struct`
+#[derive(Clone, Copy)]
+pub(crate) struct Running(*const u8);
+
+impl Running {
+    #[inline(always)]
+    pub(crate) fn now() -> Self {
+        // SAFETY: no preconditions.
+        Self(unsafe { bpf_get_current_task_btf() }.cast())
+    }
+
+    /// A thread of the kernel: nfsd, a loop device, writeback. It has no memory of its own.
+    #[inline(always)]
+    pub(crate) fn is_kernel_thread(self) -> bool {
+        // SAFETY: mm is a pointer.
+        let memory: u64 = unsafe { load(self.0, fact!(task_struct_mm)) };
+        memory == 0
+    }
+
+    /// The system call that the task is in the middle of. None for the kernel's threads, for workers of
+    /// `io_uring`, and for work that a task does for `io_uring` on its way back to user mode.
+    #[inline(always)]
+    fn call(self) -> Option<u64> {
+        // SAFETY: the helper takes a task; the offsets are those of ax and orig_ax in struct pt_regs.
+        unsafe {
+            let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
+            let result: i64 = load(registers, fact!(pt_regs_ax));
+            (result == -ENOSYS).then(|| load(registers, fact!(pt_regs_orig_ax)))
+        }
+    }
+
+    /// In a system call of its own.
+    #[inline(always)]
+    pub(crate) fn is_in_call(self) -> bool {
+        self.call().is_some()
+    }
+
+    /// In a system call that the kernel repeats by itself if it ends with `ERESTARTNOINTR`.
+    #[inline(always)]
+    pub(crate) fn is_in_restartable_call(self) -> bool {
+        self.call().is_some_and(|call| call != IO_URING_ENTER)
+    }
+
+    /// Deduplicates, which asks for permission to write and changes no byte.
+    #[inline(always)]
+    pub(crate) fn is_deduplicating(self) -> bool {
+        if self.call() != Some(IOCTL) {
+            return false;
+        }
+        // SAFETY: as in `call`; the second argument of a call of 64 bits is in si.
+        let command: u64 = unsafe {
+            let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
+            load(registers, fact!(pt_regs_si))
+        };
+        command as u32 == FIDEDUPERANGE
+    }
+
+    /// Process id in the initial pid namespace.
+    #[inline(always)]
+    pub(crate) fn process(self) -> u32 {
+        // SAFETY: tgid is a pid_t.
+        unsafe { load(self.0, fact!(task_struct_tgid)) }
+    }
+
+    /// When the process began: nanoseconds since boot.
+    #[inline(always)]
+    pub(crate) fn started(self) -> u64 {
+        // SAFETY: group_leader is a pointer to a task_struct, whose start_boottime is a u64.
+        unsafe {
+            let leader: *const u8 = load(self.0, fact!(task_struct_group_leader));
+            load(leader, fact!(task_struct_start_boottime))
+        }
+    }
+
+    /// Other threads have the same memory.
+    #[inline(always)]
+    pub(crate) fn has_threads(self) -> bool {
+        // SAFETY: signal is a pointer to a signal_struct, whose nr_threads is an int.
+        unsafe {
+            let signal: *const u8 = load(self.0, fact!(task_struct_signal));
+            load::<i32>(signal, fact!(signal_struct_nr_threads)) > 1
+        }
+    }
+
+    /// Somebody is stopping the process already.
+    #[inline(always)]
+    pub(crate) fn is_being_stopped(self) -> bool {
+        // SAFETY: the offsets are those of the sets of pending signals (64 bits) and of group_stop_count
+        // (an int) in struct task_struct and struct signal_struct.
+        unsafe {
+            let signal: *const u8 = load(self.0, fact!(task_struct_signal));
+            let pending: u64 = load::<u64>(self.0, fact!(task_struct_pending))
+                | load::<u64>(signal, fact!(signal_struct_shared_pending));
+            let stopping: i32 = load(signal, fact!(signal_struct_group_stop_count));
+            pending & STOP_SIGNALS != 0 || stopping > 0
+        }
+    }
+
+    /// Must not be stopped: init; premod itself; CMD and its children, which premod waits for.
+    #[inline(always)]
+    pub(crate) fn must_run(self) -> bool {
+        let process = self.process();
+        process == INIT || process == settings().own_pid || self.is_of_command()
+    }
+
+    #[inline(always)]
+    fn is_of_command(self) -> bool {
+        let command = COMMAND.get(0).copied().unwrap_or(0);
+        if command == 0 {
+            return false;
+        }
+        let mut ancestor = self.0 as u64;
+        for _ in 0..ANCESTORS {
+            let process = read_u32(ancestor + u64::from(fact!(task_struct_tgid)));
+            if process == command {
+                return true;
+            }
+            if process <= INIT {
+                return false;
+            }
+            ancestor = read(ancestor + u64::from(fact!(task_struct_real_parent)));
+        }
+        false
+    }
+}

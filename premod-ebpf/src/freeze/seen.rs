@@ -1,0 +1,90 @@
+//! Modifications that happen although the switch is closed: by whoever was in flight when it closed, or came
+//! by a way without a hook that can refuse.
+//!
+//! Each program hangs twice. The kernel skips a fentry or tracepoint program while a task that it has
+//! preempted is inside of it on the same CPU; it skips both only if two tasks were preempted, one in each.
+//! What a program sees is told twice, then; user space takes it for one.
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
+};
+use premod_common::{
+    event::Op,
+    guard::{Flight, Happening, Phase},
+};
+
+use crate::{
+    facts::fact,
+    flight::is_in_flight,
+    guard,
+    kernel::{File, load},
+    maps::count,
+    tell::tell,
+};
+
+/// `generic_write_checks(struct kiocb *iocb, struct iov_iter *from)`, 6.1 to 7.x: a write, under the inode
+/// lock, right before the copy.
+#[fentry(function = "generic_write_checks")]
+fn write_seen(ctx: FEntryContext) -> i32 {
+    written(ctx.arg(0));
+    0
+}
+
+/// The same once more.
+#[fentry(function = "generic_write_checks")]
+fn write_seen_again(ctx: FEntryContext) -> i32 {
+    written(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+fn written(iocb: *const u8) {
+    // SAFETY: the offset is that of ki_filp in struct kiocb.
+    let file = File(unsafe { load(iocb, fact!(kiocb_ki_filp)) });
+    touched(file.inode().0, Op::Write);
+}
+
+/// Tracepoint `writeback_dirty_folio(struct folio *folio, struct address_space *mapping)`, 6.1 to 7.x: a page
+/// becomes dirty.
+#[btf_tracepoint(function = "writeback_dirty_folio")]
+fn dirty_seen(ctx: BtfTracePointContext) -> i32 {
+    dirtied(ctx.arg(1));
+    0
+}
+
+/// The same once more.
+#[btf_tracepoint(function = "writeback_dirty_folio")]
+fn dirty_seen_again(ctx: BtfTracePointContext) -> i32 {
+    dirtied(ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn dirtied(mapping: *const u8) {
+    if mapping.is_null() {
+        return;
+    }
+    // SAFETY: the offset is that of host in struct address_space.
+    touched(
+        unsafe { load(mapping, fact!(address_space_host)) },
+        Op::Unknown,
+    );
+}
+
+#[inline(always)]
+fn touched(inode: *const u8, op: Op) {
+    if inode.is_null() {
+        return;
+    }
+    let inode = inode as u64;
+    guard::at(inode, |phase, _| {
+        // A fault makes its page dirty before the store. That store does not come: its process is stopped
+        // first, or it has been told already.
+        if matches!(phase, Phase::Closed) && !is_in_flight(Flight::Fault) {
+            count!(touches);
+            tell(inode, Happening::Touched, op, 0);
+        }
+        0
+    });
+}

@@ -1,0 +1,120 @@
+//! Waiting until nobody is in the middle of a modification.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use premod_common::guard::Flight;
+use tokio::time::sleep;
+
+use super::{
+    guards::Guards,
+    processes::{User, Whereabouts, threads, whereabouts},
+    stop::stop_for_a_moment,
+    target::Target,
+};
+use crate::error::Error;
+
+/// How often everybody is looked at.
+const LOOK: Duration = Duration::from_micros(500);
+/// After how long a thread that always runs, and ends no system call, is stopped for a moment. It computes, or
+/// stores into a mapping.
+const RUNNING_MAX: Duration = Duration::from_millis(50);
+
+/// Who did not come to an end in time.
+#[derive(Debug)]
+pub(crate) struct Stuck {
+    pub(crate) pid: u32,
+    pub(crate) thread: u32,
+}
+
+/// Waits until those are done who may have been modifying before the programs hung. Everybody passes
+/// meanwhile.
+///
+/// A thread is done when a system call of its has ended since, or it sleeps elsewhere, or it has stopped.
+pub(crate) async fn land_earlier(
+    guards: &mut Guards,
+    users: &[User],
+    deadline: Instant,
+) -> Result<Result<(), Stuck>, Error> {
+    let mut waiting: HashMap<u32, &User> = HashMap::new();
+    for user in users {
+        for thread in threads(user.pid) {
+            guards.await_call(thread)?;
+            waiting.insert(thread, user);
+        }
+    }
+    let began = Instant::now();
+    let mut last_look = false;
+    loop {
+        let mut running = None;
+        waiting.retain(|&thread, user| {
+            if guards.has_called(thread) {
+                return false;
+            }
+            match whereabouts(user.pid, thread) {
+                Whereabouts::Gone | Whereabouts::Outside => false,
+                Whereabouts::Inside => true,
+                Whereabouts::Running => {
+                    running = Some(*user);
+                    true
+                }
+            }
+        });
+        let Some((&thread, user)) = waiting.iter().next() else {
+            return Ok(Ok(()));
+        };
+        if last_look {
+            let pid = user.pid;
+            return Ok(Err(Stuck { pid, thread }));
+        }
+        if let Some(user) = running
+            && began.elapsed() > RUNNING_MAX
+            && stop_for_a_moment(&mut guards.controls, user, deadline)?
+        {
+            waiting.retain(|_, other| other.pid != user.pid);
+        }
+        last_look = Instant::now() >= deadline;
+        sleep(LOOK).await;
+    }
+}
+
+/// Waits until those have landed who had passed their check when the switch was closed.
+pub(crate) async fn land(
+    guards: &mut Guards,
+    targets: &[Target],
+    deadline: Instant,
+) -> Result<Result<(), Stuck>, Error> {
+    let mut last_look = false;
+    loop {
+        let mut stuck = None;
+        for (thread, modifier) in guards.in_flight() {
+            let landed = match whereabouts(modifier.pid, thread) {
+                Whereabouts::Gone => true,
+                // The tracepoint tells of calls and faults; it may have been skipped.
+                Whereabouts::Outside => true,
+                Whereabouts::Inside => false,
+                Whereabouts::Running => false,
+            };
+            if landed {
+                guards.landed(thread);
+            } else if modifier.flight != Flight::Fault as u32 || !last_look {
+                let pid = modifier.pid;
+                stuck = Some(Stuck { pid, thread });
+            }
+        }
+        let mut direct = false;
+        for target in targets {
+            use std::os::fd::AsFd;
+            direct |= guards.look(target.as_fd())?.direct != 0;
+        }
+        match stuck {
+            None if !direct => return Ok(Ok(())),
+            stuck if last_look => return Ok(Err(stuck.unwrap_or(Stuck { pid: 0, thread: 0 }))),
+            _ => {}
+        }
+        last_look = Instant::now() >= deadline;
+        sleep(LOOK).await;
+    }
+}

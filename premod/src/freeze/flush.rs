@@ -1,0 +1,47 @@
+//! Flushing the files, with an eye on the clock: fsync cannot be interrupted.
+
+use std::{fs::File, io, sync::Arc, time::Instant};
+
+use tokio::time::{Instant as TokioInstant, timeout_at};
+
+/// How a flush ended.
+#[derive(Debug)]
+pub(crate) enum Flushed {
+    /// All is on disk.
+    Done,
+    /// The deadline has passed; it goes on in a thread of its own.
+    Late,
+    /// It failed for the file of this number.
+    Failed(usize, io::Error),
+}
+
+/// Descriptors for flushing, which a thread can keep when nobody waits for it any more.
+#[derive(Clone)]
+pub(crate) struct Flusher(Arc<Vec<File>>);
+
+impl Flusher {
+    /// For these files.
+    pub(crate) fn new<'a>(files: impl Iterator<Item = &'a File>) -> io::Result<Self> {
+        Ok(Self(Arc::new(
+            files.map(File::try_clone).collect::<Result<_, _>>()?,
+        )))
+    }
+
+    /// Writes all dirty pages of all files to disk, and so write-protects them in every mapping
+    /// (`folio_mkclean`, 6.1 to 7.x).
+    pub(crate) async fn flush(&self, deadline: Instant) -> Flushed {
+        let files = Arc::clone(&self.0);
+        let work = tokio::task::spawn_blocking(move || {
+            files
+                .iter()
+                .enumerate()
+                .find_map(|(number, file)| Some((number, file.sync_all().err()?)))
+        });
+        match timeout_at(TokioInstant::from_std(deadline), work).await {
+            Err(_) => Flushed::Late,
+            Ok(Ok(None)) => Flushed::Done,
+            Ok(Ok(Some((number, error)))) => Flushed::Failed(number, error),
+            Ok(Err(panic)) => Flushed::Failed(0, io::Error::other(panic)),
+        }
+    }
+}

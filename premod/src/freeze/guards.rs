@@ -1,0 +1,342 @@
+//! The kernel side of a freeze: its programs, its maps, its switch.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::atomic::{Ordering, fence},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
+};
+use premod_common::{
+    facts::Facts,
+    guard::{GuardSettings, HeldProcess, InFlight, Look, Phase, Switch, Tally},
+    inode::InodeAddress,
+};
+
+use crate::{
+    error::Error,
+    events::recursion_misses,
+    kernel::{
+        attach::{self, Attachment, fentry, fexit, lsm, tracepoint},
+        btf::Btf,
+        environment::Environment,
+        load,
+    },
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/freeze.bpf.o"));
+
+/// Programs in the order in which they are attached: what ends a flight comes before what begins one.
+const HOOKS: &[Attachment] = &[
+    fentry("security_file_fcntl", "look"),
+    tracepoint("signal_generate", "signal_generate"),
+    tracepoint("sys_exit", "sys_exit"),
+    fexit("do_page_mkwrite", "mkwrite_ends"),
+    fexit("do_page_mkwrite", "mkwrite_ends_again"),
+    fentry("generic_write_checks", "write_seen"),
+    fentry("generic_write_checks", "write_seen_again"),
+    tracepoint("writeback_dirty_folio", "dirty_seen"),
+    tracepoint("writeback_dirty_folio", "dirty_seen_again"),
+    fentry("do_page_mkwrite", "mkwrite_begins"),
+    fentry("do_page_mkwrite", "mkwrite_begins_again"),
+    lsm("file_ioctl", "file_ioctl"),
+    lsm("file_mprotect", "file_mprotect"),
+    lsm("mmap_file", "mmap_file"),
+    lsm("file_permission", "file_permission"),
+];
+
+/// Programs that hang twice, because the kernel may skip one; nothing is missed unless both were skipped.
+const PAIRS: [[&str; 2]; 3] = [
+    ["mkwrite_begins", "mkwrite_begins_again"],
+    ["write_seen", "write_seen_again"],
+    ["dirty_seen", "dirty_seen_again"],
+];
+
+/// Longest wait for hooks to be done with what they are doing. They run for microseconds, but a thread can be
+/// preempted in one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The maps by which the kernel side is told what to do. The keeper has them too.
+pub(crate) struct Controls {
+    pub(crate) switch: Array<MapData, Switch>,
+    pub(crate) tally: Array<MapData, Tally>,
+    pub(crate) held: HashMap<MapData, u32, HeldProcess>,
+}
+
+impl Controls {
+    /// Tells the hooks what to do, and waits until everybody obeys.
+    ///
+    /// # Errors
+    /// If a hook does not come to its end.
+    pub(crate) fn set(&mut self, phase: Phase, deadline: u64) -> Result<(), Error> {
+        let switch = Switch {
+            phase: phase as u64,
+            deadline,
+        };
+        self.switch
+            .set(0, switch, 0)
+            .map_err(|error| Error::kernel("cannot set the freeze's switch", &error))?;
+        // The hooks count themselves before they look at the switch; we look at the count after it.
+        fence(Ordering::SeqCst);
+        let began = Instant::now();
+        while self.tally()?.busy != 0 {
+            if began.elapsed() > PATIENCE {
+                return Err(Error::Kernel {
+                    context: "cannot tell the hooks what to do".to_owned(),
+                    reason: "one of them does not come to its end".to_owned(),
+                });
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tally(&self) -> Result<Tally, Error> {
+        self.tally
+            .get(&0, 0)
+            .map_err(|error| Error::kernel("cannot read the freeze's tally", &error))
+    }
+
+    /// The maps that a premod has pinned in this directory.
+    ///
+    /// # Errors
+    /// If they are not there, or are something else.
+    pub(crate) fn pinned(directory: &Path) -> Result<Self, Error> {
+        let open = |name| {
+            MapData::from_pin(directory.join(name))
+                .map_err(|error| Error::kernel("cannot open a pinned map", &error))
+        };
+        Ok(Self {
+            switch: typed(Map::Array(open("switch")?))?,
+            tally: typed(Map::Array(open("tally")?))?,
+            held: typed(Map::HashMap(open("held")?))?,
+        })
+    }
+
+    /// Everybody that is held, by process id.
+    pub(crate) fn held(&self) -> Vec<(u32, HeldProcess)> {
+        self.held.iter().flatten().collect()
+    }
+}
+
+/// The kernel side of one freeze.
+pub(crate) struct Guards {
+    ebpf: Ebpf,
+    nonce: u64,
+    pub(crate) controls: Controls,
+    guards: HashMap<MapData, InodeAddress, u32>,
+    superblocks: HashMap<MapData, u64, u32>,
+    command: Array<MapData, u32>,
+    in_flight: HashMap<MapData, u32, InFlight>,
+    awaited: HashMap<MapData, u32, u32>,
+    look: Array<MapData, Look>,
+    happenings: Option<RingBuf<MapData>>,
+    pairs: Vec<[Twin; 2]>,
+}
+
+/// One of two programs that do the same.
+struct Twin {
+    fd: OwnedFd,
+    misses: u64,
+}
+
+impl Guards {
+    /// Creates the maps, and pins in `directory` those that a keeper needs. Nothing is attached yet.
+    pub(crate) fn create(
+        facts: &Facts,
+        settings: GuardSettings,
+        environment: &Environment,
+        directory: &Path,
+    ) -> Result<Self, Error> {
+        let nonce = RandomState::new().hash_one(settings.own_pid);
+        let settings = GuardSettings { nonce, ..settings };
+        let mut ebpf = EbpfLoader::new()
+            .override_global("FACTS", facts, true)
+            .override_global("GUARD", &settings, true)
+            .load(OBJECT)
+            .map_err(|error| load::explain_maps(&error, environment))?;
+        for (map, name) in [("SWITCH", "switch"), ("TALLY", "tally"), ("HELD", "held")] {
+            let Some(Map::Array(map) | Map::HashMap(map)) = ebpf.map(map) else {
+                return Err(Error::BadValue(format!("the object has no map {map}")));
+            };
+            map.pin(directory.join(name))
+                .map_err(|error| Error::kernel("cannot pin a BPF map", &error))?;
+        }
+        Ok(Self {
+            nonce,
+            controls: Controls {
+                switch: take(&mut ebpf, "SWITCH")?,
+                tally: take(&mut ebpf, "TALLY")?,
+                held: take(&mut ebpf, "HELD")?,
+            },
+            guards: take(&mut ebpf, "GUARDS")?,
+            superblocks: take(&mut ebpf, "SUPERBLOCKS")?,
+            command: take(&mut ebpf, "COMMAND")?,
+            in_flight: take(&mut ebpf, "IN_FLIGHT")?,
+            awaited: take(&mut ebpf, "AWAITED")?,
+            look: take(&mut ebpf, "LOOK")?,
+            happenings: Some(take(&mut ebpf, "HAPPENINGS")?),
+            pairs: Vec::new(),
+            ebpf,
+        })
+    }
+
+    /// Attaches the programs. The switch is open, so that nobody notices.
+    pub(crate) fn attach(
+        &mut self,
+        btf: &Btf,
+        kernel_btf: &aya::Btf,
+        environment: &Environment,
+    ) -> Result<(), Error> {
+        let hook = "bpf_lsm_inode_setattr";
+        let setattr = match btf.arguments(hook) {
+            Some(2) => lsm("inode_setattr", "inode_setattr_of_two"),
+            Some(3) => lsm("inode_setattr", "inode_setattr_of_three"),
+            _ => {
+                return Err(Error::KernelLacks {
+                    release: environment.release.clone(),
+                    what: format!("the hook {hook} in a form that premod knows"),
+                    cost: "truncates could not be kept out".to_owned(),
+                });
+            }
+        };
+        let compat = lsm("file_ioctl_compat", "file_ioctl_compat");
+        let compat = btf
+            .has_function("bpf_lsm_file_ioctl_compat")
+            .then_some(compat);
+        for way in HOOKS.iter().copied().chain([setattr]).chain(compat) {
+            attach::attach(&mut self.ebpf, kernel_btf, way, environment)?;
+        }
+        self.pairs = PAIRS
+            .iter()
+            .map(|pair| Ok([self.twin(pair[0])?, self.twin(pair[1])?]))
+            .collect::<Result<_, Error>>()?;
+        Ok(())
+    }
+
+    fn twin(&self, program: &str) -> Result<Twin, Error> {
+        let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
+        let program = self
+            .ebpf
+            .program(program)
+            .ok_or_else(|| Error::BadValue(format!("the object has no program {program}")))?;
+        let fd = program.fd().map_err(|error| failed(&error))?;
+        let fd = fd
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| failed(&error))?;
+        Ok(Twin { fd, misses: 0 })
+    }
+
+    /// Whether the kernel has, since the last call, skipped both programs of a pair, so that something may
+    /// have gone unseen.
+    pub(crate) fn both_were_skipped(&mut self) -> bool {
+        let mut both = false;
+        for pair in &mut self.pairs {
+            let mut grown = [false; 2];
+            for (twin, grown) in pair.iter_mut().zip(&mut grown) {
+                let misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
+                *grown = misses > twin.misses;
+            }
+            // A skip of one alone may belong to a skip of the other that is still to come.
+            if grown == [true; 2] {
+                both = true;
+                for twin in pair {
+                    twin.misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
+                }
+            }
+        }
+        both
+    }
+
+    /// Forgets the skips up to now.
+    pub(crate) fn forget_skips(&mut self) {
+        for twin in self.pairs.iter_mut().flatten() {
+            twin.misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
+        }
+    }
+
+    /// Takes the program off that looks at the end of every system call.
+    pub(crate) fn stop_watching_calls(&mut self) {
+        if let Some(program) = self.ebpf.program_mut("sys_exit") {
+            // It has done its work; if it stays, it costs a little and harms nobody.
+            let _ = crate::tracer::unload(program);
+        }
+    }
+
+    /// Guards an inode. Its file has to stay open for as long.
+    pub(crate) fn guard(&mut self, look: &Look) -> Result<(), Error> {
+        let failed = |error| Error::kernel("cannot guard a file", &error);
+        self.guards.insert(look.inode, 1, 0).map_err(failed)?;
+        self.superblocks
+            .insert(look.superblock, 1, 0)
+            .map_err(failed)
+    }
+
+    /// CMD must not be stopped.
+    pub(crate) fn command_is(&mut self, pid: u32) -> Result<(), Error> {
+        self.command
+            .set(0, pid, 0)
+            .map_err(|error| Error::kernel("cannot tell the hooks of CMD", &error))
+    }
+
+    /// How the inode of an open file looks now.
+    pub(crate) fn look(&mut self, file: BorrowedFd<'_>) -> Result<Look, Error> {
+        let failed = |error| Error::kernel("cannot look at a file's inode", &error);
+        self.look.set(0, Look::default(), 0).map_err(failed)?;
+        // SAFETY: F_GETFD takes no argument and changes nothing; the descriptor is open.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFD, self.nonce) };
+        let look = self.look.get(&0, 0).map_err(failed)?;
+        if look.inode == 0 {
+            return Err(Error::Kernel {
+                context: "cannot look at a file's inode".to_owned(),
+                reason: "the hook (security_file_fcntl) did not answer".to_owned(),
+            });
+        }
+        Ok(look)
+    }
+
+    /// Modifiers in flight, by thread id.
+    pub(crate) fn in_flight(&self) -> Vec<(u32, InFlight)> {
+        self.in_flight.iter().flatten().collect()
+    }
+
+    /// The thread has landed.
+    pub(crate) fn landed(&mut self, thread: u32) {
+        // If it is gone already, all the better.
+        let _ = self.in_flight.remove(&thread);
+    }
+
+    /// Waits for the end of a system call of this thread; [`Guards::has_called`] tells.
+    pub(crate) fn await_call(&mut self, thread: u32) -> Result<(), Error> {
+        self.awaited
+            .insert(thread, 0, 0)
+            .map_err(|error| Error::kernel("cannot watch a thread", &error))
+    }
+
+    /// Whether a system call of an awaited thread has ended since.
+    pub(crate) fn has_called(&self, thread: u32) -> bool {
+        self.awaited.get(&thread, 0).is_ok_and(|landed| landed != 0)
+    }
+
+    /// The ring buffer of [`premod_common::guard::GuardRecord`]s, once.
+    pub(crate) fn take_happenings(&mut self) -> Option<RingBuf<MapData>> {
+        self.happenings.take()
+    }
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Error> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| Error::BadValue(format!("the object has no map {name}")))?;
+    typed(map)
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
+    T::try_from(map).map_err(|error| Error::kernel("cannot use a BPF map", &error))
+}

@@ -1,0 +1,377 @@
+//! The keeper: a process that continues what premod has stopped, whatever becomes of premod.
+//!
+//! It holds the maps of one freeze and a pipe. When premod closes the pipe, or dies, or the deadline passes,
+//! it opens the switch, waits until all hooks obey, and continues everybody. If the keeper is killed too, the
+//! maps stay pinned in the BPF filesystem, and [`recover`] does its work.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::{
+        fd::AsFd,
+        unix::{fs::DirBuilderExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use premod_common::guard::{HeldProcess, Phase};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use super::{guards::Controls, processes::started};
+use crate::{error::Error, events};
+
+/// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
+pub(crate) const TICK: u64 = 10_000_000;
+
+/// Where the BPF filesystem is mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPFFS_MAGIC: u64 = 0xcafe_4a11;
+
+/// How often the keeper looks at the deadline.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+/// Longest wait for a keeper's report.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who was let go, and who was not.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Process ids and names of those that run again.
+    pub continued: Vec<(u32, String)>,
+    /// Those that stay stopped, and why.
+    pub left: Vec<(u32, String, String)>,
+}
+
+/// What became of one held process.
+enum Outcome {
+    Continued,
+    /// It has ended.
+    Gone,
+    Left(&'static str),
+}
+
+/// Continues one process, if it is still the one that was stopped and nobody else has stopped it.
+pub(crate) fn let_go(pid: u32, held: &HeldProcess) {
+    let _ = try_let_go(pid, held);
+}
+
+fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
+    let Some(process) = Pid::from_raw(pid as i32) else {
+        return Outcome::Gone;
+    };
+    // First the descriptor, then the look: it cannot become another process in between.
+    let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else {
+        return Outcome::Gone;
+    };
+    if started(pid) != Some(held.started / TICK) {
+        return Outcome::Gone;
+    }
+    if held.stopped_by_others != 0 {
+        return Outcome::Left("somebody else has stopped it, too");
+    }
+    match pidfd_send_signal(process, Signal::CONT) {
+        Ok(()) => Outcome::Continued,
+        Err(rustix::io::Errno::SRCH) => Outcome::Gone,
+        Err(_) => Outcome::Left("the kernel does not let it be continued"),
+    }
+}
+
+/// Opens the switch and continues everybody.
+pub(crate) fn release(controls: &mut Controls) -> Recovered {
+    // Even if a hook hangs, those that are noted already are let go.
+    if let Err(error) = controls.set(Phase::Open, 0) {
+        tracing::error!("{error}");
+    }
+    let mut released = Recovered::default();
+    for (pid, held) in controls.held() {
+        let comm = name(&held.comm);
+        match try_let_go(pid, &held) {
+            Outcome::Continued => released.continued.push((pid, comm)),
+            Outcome::Gone => {}
+            Outcome::Left(why) => released.left.push((pid, comm, why.to_owned())),
+        }
+        let _ = controls.held.remove(&pid);
+    }
+    released
+}
+
+/// A task's name, which ends at the first NUL byte.
+pub(crate) fn name(comm: &[u8; 16]) -> String {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(16);
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+/// The directory in which the maps of one freeze are pinned. It is removed on drop.
+#[derive(Debug)]
+pub(crate) struct Pins(PathBuf);
+
+impl Pins {
+    /// Makes the directory of this process's freeze.
+    pub(crate) fn make() -> Result<Self, Error> {
+        let failed = |reason: String| Error::Kernel {
+            context: format!("cannot make a place for the freeze's maps in {BPFFS}"),
+            reason,
+        };
+        mount_bpffs().map_err(|error| failed(error.to_string()))?;
+        let pid = std::process::id();
+        let began = started(pid).ok_or_else(|| failed("/proc is not mounted".to_owned()))?;
+        let directory = root().join(format!("{pid}-{began}"));
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self(directory))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(BPFFS).join("premod")
+}
+
+fn remove(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(entry.path());
+    }
+    let _ = fs::remove_dir(directory);
+    // If it was the last one.
+    let _ = fs::remove_dir(root());
+}
+
+/// systemd has it mounted; where nobody has, we do as bpftool does.
+fn mount_bpffs() -> io::Result<()> {
+    let status = rustix::fs::statfs(BPFFS)?;
+    if status.f_type as u64 & 0xffff_ffff == BPFFS_MAGIC {
+        return Ok(());
+    }
+    let flags = rustix::mount::MountFlags::NOSUID
+        | rustix::mount::MountFlags::NODEV
+        | rustix::mount::MountFlags::NOEXEC;
+    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=0700")?;
+    Ok(())
+}
+
+/// A running keeper, as premod sees it.
+pub(crate) struct Keeper {
+    child: Child,
+}
+
+impl Keeper {
+    /// Starts a keeper for the maps in this directory, and waits until it has them.
+    pub(crate) fn start(pins: &Pins) -> Result<Self, Error> {
+        let failed = |reason: String| Error::Kernel {
+            context: "cannot start the keeper, which continues stopped processes if premod dies"
+                .to_owned(),
+            reason,
+        };
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("premod")
+            .arg("keeper")
+            .arg(pins.path())
+            .current_dir("/")
+            // What the terminal sends to premod's group is not meant for it.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        let mut ready = [0];
+        let read = child
+            .stdout
+            .as_mut()
+            .map_or(Ok(0), |stdout| io::Read::read(stdout, &mut ready));
+        match read {
+            Ok(1) => Ok(Self { child }),
+            Ok(_) => Err(failed("it ended at once".to_owned())),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    /// Lets the keeper continue everybody and end; whom it continued. If it is gone, this process does it.
+    pub(crate) fn dismiss(mut self, controls: &mut Controls) -> Recovered {
+        drop(self.child.stdin.take());
+        let report = self.report();
+        let _ = self.child.wait();
+        let mut all = report.unwrap_or_default();
+        all.add(release(controls));
+        all
+    }
+
+    /// Its last words; `None` if it was killed before them.
+    fn report(&mut self) -> Option<Recovered> {
+        let mut stdout = self.child.stdout.take()?;
+        let mut text = String::new();
+        let deadline = Instant::now() + PATIENCE;
+        let mut buffer = [0; 4096];
+        loop {
+            let mut polled = [PollFd::new(&stdout, PollFlags::IN)];
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).ok()?;
+            if !rustix::event::poll(&mut polled, Some(&left)).is_ok_and(|ready| ready > 0) {
+                // It hangs: it is of no use any more.
+                let _ = self.child.kill();
+                return None;
+            }
+            match io::Read::read(&mut stdout, &mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
+            }
+        }
+        Some(Recovered::parse(&text))
+    }
+}
+
+impl Recovered {
+    fn add(&mut self, more: Self) {
+        self.continued.extend(more.continued);
+        self.left.extend(more.left);
+    }
+
+    /// A line for each: `+ PID NAME` or `- PID NAME`.
+    fn write(&self) -> String {
+        let continued = self
+            .continued
+            .iter()
+            .map(|(pid, name)| format!("+ {pid} {}\n", name.escape_debug()));
+        let left = self
+            .left
+            .iter()
+            .map(|(pid, name, _)| format!("- {pid} {}\n", name.escape_debug()));
+        continued.chain(left).collect()
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut all = Self::default();
+        for line in text.lines() {
+            let mut words = line.splitn(3, ' ');
+            let (sign, pid, name) = (words.next(), words.next(), words.next());
+            let Some(pid) = pid.and_then(|pid| pid.parse().ok()) else {
+                continue;
+            };
+            let name = name.unwrap_or_default().to_owned();
+            match sign {
+                Some("+") => all.continued.push((pid, name)),
+                Some("-") => {
+                    all.left
+                        .push((pid, name, "somebody else has stopped it, too".to_owned()))
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+}
+
+/// What the keeper does. It ends when the pipe on its stdin does.
+///
+/// # Errors
+/// If the maps are not there.
+pub fn run(directory: &Path) -> Result<(), Error> {
+    let mut controls = Controls::pinned(directory)?;
+    // It dies by SIGKILL only: until its pipe ends, somebody may depend on it.
+    ignore_signals();
+    // If memory runs out, others go first.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(b".").and_then(|()| stdout.flush());
+    let stdin = io::stdin();
+    let mut all = Recovered::default();
+    loop {
+        let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
+        let ready = rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0;
+        let switch = controls.switch.get(&0, 0).unwrap_or_default();
+        let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
+        if ready || expired {
+            all.add(release(&mut controls));
+        }
+        if ready {
+            break;
+        }
+    }
+    // premod may be gone, and then nobody reads this.
+    let _ = stdout.write_all(all.write().as_bytes());
+    if started_of(directory).is_none_or(|(pid, began)| started(pid) != Some(began)) {
+        remove(directory);
+    }
+    Ok(())
+}
+
+fn ignore_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
+        // SAFETY: ignoring a signal needs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// The process that a directory of pins belongs to.
+fn started_of(directory: &Path) -> Option<(u32, u64)> {
+    let name = directory.file_name()?.to_str()?;
+    let (pid, began) = name.split_once('-')?;
+    Some((pid.parse().ok()?, began.parse().ok()?))
+}
+
+/// Continues what freezes have left stopped whose premod and keeper were both killed.
+///
+/// # Errors
+/// If their maps cannot be opened.
+pub fn recover() -> Result<Recovered, Error> {
+    let mut all = Recovered::default();
+    for entry in fs::read_dir(root()).into_iter().flatten().flatten() {
+        let directory = entry.path();
+        let Some((pid, began)) = started_of(&directory) else {
+            continue;
+        };
+        if started(pid) == Some(began) {
+            continue;
+        }
+        // A keeper that has just removed them has done the work.
+        if let Ok(mut controls) = Controls::pinned(&directory) {
+            all.add(release(&mut controls));
+        }
+        remove(&directory);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keepers_last_words_come_through() {
+        let said = Recovered {
+            continued: vec![(7, "a b".to_owned())],
+            left: vec![(8, "x\ny".to_owned(), String::new())],
+        };
+        let heard = Recovered::parse(&said.write());
+        assert_eq!(heard.continued, said.continued);
+        assert_eq!(heard.left[0].0, 8);
+    }
+
+    #[test]
+    fn pins_tell_whose_they_are() {
+        assert_eq!(
+            started_of(Path::new("/sys/fs/bpf/premod/12-345")),
+            Some((12, 345))
+        );
+        assert_eq!(started_of(Path::new("/sys/fs/bpf/premod/x")), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! Stopping processes beforehand, from user space.
+
+use std::{
+    io,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use aya::maps::MapError;
+use premod_common::{event::Op, guard::HeldProcess};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{
+    guards::Controls,
+    keeper::{TICK, let_go},
+    processes::{User, is_stopped, started},
+};
+use crate::{error::Error, events};
+
+/// How often a process is looked at until it has stopped.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Stops a process. It is noted first, so that the keeper finds it whatever happens to us.
+///
+/// Returns whether it was us: a process that is stopped already is left to whoever stopped it.
+pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> {
+    if user.pid == 1 || is_stopped(user.pid) {
+        return Ok(false);
+    }
+    let mut comm = [0; 16];
+    let name = user.comm.as_bytes();
+    let length = name.len().min(15);
+    comm[..length].copy_from_slice(&name[..length]);
+    let held = HeldProcess {
+        started: user.started * TICK,
+        since: events::now().0,
+        inode: 0,
+        tid: user.pid,
+        op: Op::Mmap as u8,
+        stopped_by_others: 0,
+        padding: 0,
+        comm,
+    };
+    const NEW_ONLY: u64 = 1;
+    match controls.held.insert(user.pid, held, NEW_ONLY) {
+        // It has just stopped in a hook.
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
+        {
+            return Ok(true);
+        }
+        result => {
+            result.map_err(|error| Error::kernel("cannot note a process to be stopped", &error))?
+        }
+    }
+    let sent = open(user)
+        .and_then(|process| pidfd_send_signal(process, Signal::STOP).map_err(io::Error::from));
+    if let Err(error) = sent {
+        let _ = controls.held.remove(&user.pid);
+        // It has ended.
+        if error.raw_os_error() == Some(libc::ESRCH) {
+            return Ok(false);
+        }
+        return Err(Error::Kernel {
+            context: format!("cannot stop process {} ({})", user.pid, user.comm),
+            reason: error.to_string(),
+        });
+    }
+    Ok(true)
+}
+
+/// A descriptor of the very process, not of another one that has got its number.
+fn open(user: &User) -> io::Result<std::os::fd::OwnedFd> {
+    let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+    let pid = Pid::from_raw(user.pid as i32).ok_or_else(gone)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    if started(user.pid) != Some(user.started) {
+        return Err(gone());
+    }
+    Ok(process)
+}
+
+/// Waits until all threads of the processes have stopped, or ended; returns those that have not in time.
+pub(crate) fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> Vec<&'a User> {
+    let mut waiting = users.to_vec();
+    loop {
+        waiting.retain(|user| started(user.pid) == Some(user.started) && !is_stopped(user.pid));
+        if waiting.is_empty() || Instant::now() >= deadline {
+            return waiting;
+        }
+        sleep(LOOK);
+    }
+}
+
+/// Stops a process and continues it at once: whatever it was in the middle of in the kernel is over then.
+///
+/// Returns whether it has stopped in time.
+pub(crate) fn stop_for_a_moment(
+    controls: &mut Controls,
+    user: &User,
+    deadline: Instant,
+) -> Result<bool, Error> {
+    if !stop(controls, user)? {
+        return Ok(true);
+    }
+    let stopped = wait_until_stopped(&[user], deadline).is_empty();
+    if let Ok(held) = controls.held.get(&user.pid, 0) {
+        let_go(user.pid, &held);
+        let _ = controls.held.remove(&user.pid);
+    }
+    Ok(stopped)
+}

@@ -1,0 +1,229 @@
+//! The files to be frozen, and which of them premod refuses.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            ffi::OsStringExt,
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use premod_common::guard::Look;
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::{error::Error, exit_code::ExitCode, mounts::unescape};
+
+/// A file to be frozen. It stays open, so that its inode stays in memory.
+#[derive(Debug)]
+pub struct Target {
+    /// Its path, absolute.
+    pub path: PathBuf,
+    /// Its device and inode number, as `stat` says them.
+    pub id: (u64, u64),
+    file: File,
+}
+
+/// The filesystems on which freezing has been proved, by the magic numbers of linux/magic.h.
+const PROVED: [(u64, &str); 3] = [
+    (0xef53, "ext4"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683e, "btrfs"),
+];
+
+/// Others that can be told in a word, with what keeps premod from promising anything there.
+const REFUSED: [(u64, &str, &str); 12] = [
+    (0x0102_1994, "tmpfs", UNSEEN),
+    (0x8584_58f6, "ramfs", UNSEEN),
+    (0x9584_58f6, "hugetlbfs", UNSEEN),
+    (
+        0x794c_7630,
+        "overlayfs",
+        "whose files live on the upper filesystem; freeze the file there",
+    ),
+    (0x6573_5546, "FUSE", ELSEWHERE),
+    (0x6969, "NFS", ELSEWHERE),
+    (0xff53_4d42, "CIFS", ELSEWHERE),
+    (0xfe53_4d42, "SMB", ELSEWHERE),
+    (0x0102_1997, "9p", ELSEWHERE),
+    (0x00c3_6400, "Ceph", ELSEWHERE),
+    (0x0bad_1dea, "Lustre", ELSEWHERE),
+    (0x0116_1970, "GFS2", ELSEWHERE),
+];
+
+/// `STATX_ATTR_DAX` of linux/stat.h: the kernel's stable interface.
+const STATX_ATTR_DAX: u64 = 0x0020_0000;
+
+const UNSEEN: &str =
+    "where a store through a mapping makes no call into the kernel that could be stopped";
+const ELSEWHERE: &str = "whose files can be changed without this kernel";
+
+impl Target {
+    /// Opens FILE, if it is a regular file on a filesystem that freezing has been proved on.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or nothing could be promised about it.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |source: io::Error| refuse(path, ExitCode::BadPath, format!("{source}"));
+        // Opening a FIFO would wait, and opening a device may do anything.
+        let kind = fs::metadata(path).map_err(failed)?.file_type();
+        if !kind.is_file() {
+            let kind = if kind.is_dir() {
+                "a directory"
+            } else if kind.is_fifo() {
+                "a FIFO"
+            } else if kind.is_socket() {
+                "a socket"
+            } else {
+                "a device"
+            };
+            let sentence = format!("it is {kind}; give regular files");
+            return Err(refuse(path, ExitCode::BadPath, sentence));
+        }
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let target = Self {
+            path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+            id: (metadata.dev(), metadata.ino()),
+            file,
+        };
+        target.check_filesystem()?;
+        target.check_use()?;
+        Ok(target)
+    }
+
+    fn check_filesystem(&self) -> Result<(), Error> {
+        let status = rustix::fs::fstatfs(&self.file).map_err(|error| {
+            self.refused(format!("the kernel does not say where it is: {error}"))
+        })?;
+        let magic = status.f_type as u64 & 0xffff_ffff;
+        if PROVED.iter().any(|&(proved, _)| proved == magic) {
+            return Ok(());
+        }
+        Err(self.refused(
+            match REFUSED.iter().find(|&&(refused, ..)| refused == magic) {
+                Some((_, name, why)) => format!("it lies on {name}, {why}"),
+                None => {
+                    let proved: Vec<_> = PROVED.iter().map(|&(_, name)| name).collect();
+                    format!(
+                        "it lies on a filesystem (magic {magic:#x}) that freezing has not been proved on; it has been on {}",
+                        proved.join(", ")
+                    )
+                }
+            },
+        ))
+    }
+
+    /// Refuses files that the kernel modifies behind everybody's back.
+    fn check_use(&self) -> Result<(), Error> {
+        let status =
+            rustix::fs::statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
+        if status.is_ok_and(|status| status.stx_attributes.bits() & STATX_ATTR_DAX != 0) {
+            return Err(self.refused(
+                "it is a DAX file, whose stores go to the memory itself; freezing has not been proved on it"
+                    .to_owned(),
+            ));
+        }
+        if swap_files().any(|path| self.is(&path)) {
+            return Err(self.refused(
+                "it is an active swap file, which the kernel writes without asking; swapoff it first"
+                    .to_owned(),
+            ));
+        }
+        if let Some(device) =
+            loop_devices().find_map(|(device, path)| self.is(&path).then_some(device))
+        {
+            return Err(self.refused(format!(
+                "it is the file behind /dev/{device}, which writes to it without asking; freeze the filesystem on the device instead (fsfreeze)"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses what only the kernel itself can tell.
+    pub(crate) fn check_look(&self, look: &Look) -> Result<(), Error> {
+        if look.frozen != 0 {
+            return Err(self.refused(
+                "its filesystem is frozen by fsfreeze, so that it cannot be flushed; unfreeze it first"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn is(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == self.id)
+    }
+
+    /// Whether its path still leads to it.
+    pub(crate) fn is_in_its_place(&self) -> bool {
+        self.is(&self.path)
+    }
+
+    fn refused(&self, why: String) -> Error {
+        refuse(&self.path, ExitCode::Unseen, why)
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsFd for Target {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn refuse(path: &Path, code: ExitCode, why: String) -> Error {
+    Error::NotFreezable {
+        path: path.to_owned(),
+        why,
+        code,
+    }
+}
+
+/// The active swap files; /proc/swaps writes blanks in names as `\040`.
+fn swap_files() -> impl Iterator<Item = PathBuf> {
+    let table = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let lines: Vec<String> = table.lines().skip(1).map(str::to_owned).collect();
+    lines.into_iter().filter_map(|line| {
+        let (name, _) = line.split_once(char::is_whitespace)?;
+        Some(PathBuf::from(OsString::from_vec(unescape(name.as_bytes()))))
+    })
+}
+
+/// The loop devices in use, with the files behind them.
+fn loop_devices() -> impl Iterator<Item = (String, PathBuf)> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices.filter_map(|device| {
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+        let name = device.file_name().into_string().ok()?;
+        Some((name, PathBuf::from(file.trim_end_matches('\n'))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_frozen_is_refused_in_a_sentence() {
+        let sentence = |path: &str| Target::open(Path::new(path)).unwrap_err().to_string();
+        assert!(sentence("/no/such/file").contains("/no/such/file"));
+        assert!(sentence("/").contains("directory"));
+        assert!(sentence("/dev/null").contains("device"));
+        assert!(sentence("/proc/version").contains("not been proved"));
+    }
+}
