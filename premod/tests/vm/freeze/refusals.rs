@@ -1,0 +1,2 @@
+pub(crate) const TESTS: &[crate::harness::Test] = &[];
+pub(crate) const WITHOUT_LSM: &[crate::harness::Test] = &[];
