@@ -103,7 +103,7 @@ pub enum Error {
     },
     /// Files could not be frozen in time. Everybody passes again.
     #[error("cannot freeze {} within {} s: {why}", counted(*files), timeout.as_secs_f64())]
-    NotFrozen {
+    NotFrozenInTime {
         /// How many files.
         files: usize,
         /// How long was tried.

@@ -50,7 +50,7 @@ impl From<&Error> for ExitCode {
             Error::Path { .. } | Error::NotTraceable { .. } => Self::BadPath,
             Error::Unseen { .. } | Error::Stacked { .. } => Self::Unseen,
             Error::NotFreezable { code, .. } => *code,
-            Error::NotFrozen { .. } => Self::NotFrozenInTime,
+            Error::NotFrozenInTime { .. } => Self::NotFrozenInTime,
             Error::BadValue(_) => Self::Usage,
             Error::Kernel { .. } => Self::Failure,
         }

@@ -28,7 +28,8 @@ impl Clocks {
         }
     }
 
-    fn date(&self, mono: MonotonicNs) -> Timestamp {
+    /// The date of a moment on the monotonic clock, by how the clocks stood when they were read.
+    pub(crate) fn date(&self, mono: MonotonicNs) -> Timestamp {
         // Negative for what happened after the clocks were read.
         let ago = self.mono.0.wrapping_sub(mono.0) as i64;
         self.real

@@ -204,6 +204,17 @@ impl FreezerBuilder {
     }
 }
 
+/// How writers are kept out.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What happens to whoever wants to modify by a system call.
+    pub mode: Mode,
+    /// The errno that it gets, if it is denied.
+    pub errno: Option<u32>,
+    /// What happens to stores through mappings.
+    pub mmap: MmapPolicy,
+}
+
 /// When and how the files became frozen.
 #[derive(Clone, Copy, Debug)]
 pub struct Frozen {
@@ -335,6 +346,22 @@ impl Freezer {
         }
     }
 
+    /// How writers are kept out.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            mode: self.builder.mode,
+            errno: (self.builder.mode == Mode::Deny).then_some(self.builder.errno),
+            mmap: self.builder.mmap,
+        }
+    }
+
+    /// The kernel's addresses of the files, by which records name them; empty before [`Freezer::close`].
+    #[must_use]
+    pub fn inodes(&self) -> &[u64] {
+        &self.inodes
+    }
+
     /// The files.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
@@ -351,7 +378,7 @@ impl Freezer {
     /// everybody passes again.
     ///
     /// # Errors
-    /// [`Error::NotFrozen`] if it cannot be had in time; whatever else goes wrong.
+    /// [`Error::NotFrozenInTime`] if it cannot be had in time; whatever else goes wrong.
     pub async fn close(&mut self) -> Result<Frozen, Error> {
         let result = self.try_close().await;
         if result.is_err() {
@@ -489,7 +516,7 @@ impl Freezer {
     }
 
     fn not_frozen(&self, why: String) -> Error {
-        Error::NotFrozen {
+        Error::NotFrozenInTime {
             files: self.targets.len(),
             timeout: self.builder.timeout,
             why,

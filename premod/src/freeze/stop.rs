@@ -43,12 +43,9 @@ pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> 
     };
     const NEW_ONLY: u64 = 1;
     match controls.held.insert(user.pid, held, NEW_ONLY) {
-        // It has just stopped in a hook.
+        // A hook has stopped it already; if somebody has continued it since, it is stopped again.
         Err(MapError::SyscallError(error))
-            if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
-        {
-            return Ok(true);
-        }
+            if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
         result => {
             result.map_err(|error| Error::kernel("cannot note a process to be stopped", &error))?
         }
