@@ -79,19 +79,22 @@ impl Freeze {
 
     /// Waits until premod says that all files are frozen, and returns that record.
     pub(crate) fn frozen(&mut self) -> Value {
-        self.hear("frozen")
+        self.hear("that the files are frozen", |line| {
+            line["state"] == "frozen"
+        })
     }
 
-    /// Waits for a record of this type.
-    pub(crate) fn hear(&mut self, kind: &str) -> Value {
+    /// Waits for a record.
+    pub(crate) fn hear(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         while let Ok(value) = self.lines.recv_timeout(PATIENCE) {
             self.said.push(value.clone());
-            if value["type"] == kind {
+            if is(&value) {
                 return value;
             }
         }
         let _ = self.child.kill();
-        panic!("premod did not say {kind:?} but {:?}", self.said);
+        let _ = self.child.wait();
+        panic!("premod did not say {what} but {:?}", self.said);
     }
 
     /// Waits until it has ended.
