@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{exit_code::ExitCode, kernel::btf::BtfError};
+use crate::{events::Pid, exit_code::ExitCode, kernel::btf::BtfError};
 
 /// An error of the library.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,57 @@ pub enum Error {
         /// What was in the way.
         why: String,
     },
+    /// A file is frozen already.
+    #[error(
+        "cannot freeze {}: it is frozen already by {} (EBUSY); premod status tells more",
+        path.display(),
+        named(*pid)
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// The premod that has frozen it, if it says so.
+        pid: Option<Pid>,
+    },
+    /// A FILE to be thawed is not frozen.
+    #[error("cannot thaw {}: it is not frozen by premod; premod status tells what is", path.display())]
+    NotFrozen {
+        /// The FILE.
+        path: PathBuf,
+    },
+    /// A FILE to be thawed cannot be looked at.
+    #[error("cannot thaw {}: {source}", path.display())]
+    Thaw {
+        /// The FILE.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: std::io::Error,
+    },
+    /// Another premod was asked something.
+    #[error("no answer from premod {}: {why}", pid.0)]
+    NoAnswer {
+        /// Its process id.
+        pid: Pid,
+        /// What came instead.
+        why: String,
+    },
+    /// The run directory cannot be used.
+    #[error("cannot use {}, where premod keeps its freezes: {reason}", path.display())]
+    RunDirectory {
+        /// The directory, or what is in it.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The run directory is root's.
+    #[error(
+        "cannot use {}, where premod keeps its freezes: only root may; run premod as root (sudo premod …)",
+        path.display()
+    )]
+    RootOnly {
+        /// The directory, or what is in it.
+        path: PathBuf,
+    },
     /// A value that the kernel does not take.
     #[error("{0}")]
     BadValue(String),
@@ -139,6 +190,14 @@ fn counted(files: usize) -> String {
         1 => "the file".to_owned(),
         more => format!("the {more} files"),
     }
+}
+
+/// A premod, as far as it is known.
+fn named(pid: Option<Pid>) -> String {
+    pid.map_or_else(
+        || "another premod".to_owned(),
+        |pid| format!("premod {}", pid.0),
+    )
 }
 
 /// An error and its causes in one line.

@@ -26,13 +26,14 @@ pub enum ExitCode {
     Unseen = 15,
     /// The output cannot be written.
     Output = 16,
-    /// A file was modified, or may have been, while it was frozen, or the freeze ended before CMD did.
+    /// A frozen file was modified, or may have been, or the freeze ended before CMD did: CMD's result is not
+    /// safe.
     Violated = 17,
     /// The files could not be frozen in time.
     NotFrozenInTime = 18,
     /// A file is frozen already by another premod.
     Busy = 19,
-    /// There is no freeze of this file, or none any more.
+    /// A FILE to be thawed is not frozen, or a freeze without CMD was ended by its timeout.
     NotFrozen = 20,
     /// CMD cannot be executed.
     NotExecutable = 126,
@@ -43,16 +44,20 @@ pub enum ExitCode {
 impl From<&Error> for ExitCode {
     fn from(error: &Error) -> Self {
         match error {
-            Error::NotPermitted { .. } => Self::NotPermitted,
+            Error::NotPermitted { .. } | Error::RootOnly { .. } => Self::NotPermitted,
             Error::KernelRefuses { .. } => Self::KernelRefuses,
             Error::NoBtf { .. } => Self::NoBtf,
             Error::KernelLacks { .. } | Error::Rejected { .. } => Self::KernelLacks,
-            Error::Path { .. } | Error::NotTraceable { .. } => Self::BadPath,
+            Error::Path { .. } | Error::NotTraceable { .. } | Error::Thaw { .. } => Self::BadPath,
             Error::Unseen { .. } | Error::Stacked { .. } => Self::Unseen,
             Error::NotFreezable { code, .. } => *code,
             Error::NotFrozenInTime { .. } => Self::NotFrozenInTime,
             Error::BadValue(_) => Self::Usage,
-            Error::Kernel { .. } => Self::Failure,
+            Error::Busy { .. } => Self::Busy,
+            Error::NotFrozen { .. } => Self::NotFrozen,
+            Error::NoAnswer { .. } | Error::RunDirectory { .. } | Error::Kernel { .. } => {
+                Self::Failure
+            }
         }
     }
 }

@@ -51,6 +51,8 @@ async fn run(cli: Cli) -> Result<u8> {
             premod::freeze::keeper::run(&arguments.directory)?;
             Ok(0)
         }
+        Command::Status(arguments) => commands::status::run(arguments.json).await,
+        Command::Thaw(arguments) => commands::thaw::run(arguments.into_settings()).await,
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,
     }
 }

@@ -37,6 +37,16 @@ fn a_sentence_quotes_names_harmlessly_and_stays_one_line() {
 }
 
 #[test]
+fn a_file_that_cannot_be_thawed_is_quoted_harmlessly() {
+    let sentence = complaint(&[b"thaw", HOSTILE]);
+    let first = sentence.lines().next().expect("a sentence");
+    assert!(
+        first.starts_with("premod: cannot thaw ") && first.contains(HARMLESS),
+        "{sentence:?}"
+    );
+}
+
+#[test]
 fn a_complaint_about_the_command_line_quotes_harmlessly() {
     // These have to be UTF-8, or they are not quoted at all.
     let hostile = "a\nb\x1b[31m\u{9b}\u{202e}";
@@ -47,6 +57,8 @@ fn a_complaint_about_the_command_line_quotes_harmlessly() {
         vec![hostile],
         vec!["trace", &format!("--{hostile}")],
         vec!["doctor", hostile],
+        vec!["status", hostile],
+        vec!["thaw", &format!("--all={hostile}")],
     ] {
         let arguments: Vec<&[u8]> = arguments
             .iter()

@@ -3,11 +3,15 @@
 mod doctor;
 mod freeze;
 mod keeper;
+mod status;
+mod thaw;
 mod trace;
 
 pub use doctor::DoctorArgs;
 pub use freeze::FreezeArgs;
 pub use keeper::KeeperArgs;
+pub use status::StatusArgs;
+pub use thaw::ThawArgs;
 pub use trace::TraceArgs;
 
 use clap::{
@@ -76,6 +80,10 @@ Exit status:
   2    wrong command line         14  a PATH does not exist, or is no file or directory
   10   not permitted              15  a PATH lies where mapped stores cannot be seen
   11   the kernel refuses BPF     16  the output cannot be written
+  17   violated: a frozen file was modified, or may have been; what was read is not safe
+  18   the files could not be frozen in time
+  19   a file is frozen already by another premod
+  20   thaw: a FILE is not frozen; freeze without CMD: the timeout ended it
 With CMD: CMD's own, 128+N if signal N ended it, 126 if it cannot be executed, 127 if not found.";
 
 /// The verbs.
@@ -85,8 +93,14 @@ pub enum Command {
     Trace(Box<TraceArgs>),
     /// Flush files, keep writers out while a command runs, and let everybody go on
     Freeze(Box<FreezeArgs>),
+    /// Say what is frozen, for how long, and who is being held
+    Status(StatusArgs),
+    /// Let everybody go on with frozen files
+    #[command(visible_alias = "unfreeze")]
+    Thaw(ThawArgs),
     /// Say whether and how premod works on this machine
     Doctor(DoctorArgs),
+    /// Continue what a freeze has stopped (premod starts this by itself)
     #[command(hide = true)]
     Keeper(KeeperArgs),
 }
@@ -116,7 +130,8 @@ mod tests {
                 "", "-", "--", "--op=", "-p", "-n", "-d", "--buffer-size=", "--cgroup=", "--no", "trace ", "--fs",
             ];
             let all = words.iter().map(|(option, text)| format!("{}{text}", options[*option]));
-            for verb in [None, Some("trace".to_owned()), Some("doctor".to_owned())] {
+            for verb in [None, Some("trace"), Some("doctor"), Some("status"), Some("thaw")] {
+                let verb = verb.map(str::to_owned);
                 let arguments = std::iter::once("premod".to_owned()).chain(verb).chain(all.clone());
                 let Err(error) = Cli::try_parse_from(arguments) else { continue };
                 // The styles are clap's own; it leaves them out where there is no terminal.

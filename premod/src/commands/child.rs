@@ -51,3 +51,11 @@ pub(super) fn send(child: &Child, signal: Signal) {
         let _ = kill_process(pid, signal);
     }
 }
+
+/// Waits for CMD; for ever, if there is none.
+pub(super) async fn ended(command: &mut Option<Child>) -> io::Result<ExitStatus> {
+    match command {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}

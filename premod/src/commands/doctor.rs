@@ -1,13 +1,10 @@
 //! `premod doctor`
 
-use std::io::Write;
-
 use anyhow::Result;
 
 use crate::{
     cli::DoctorArgs,
     doctor::{checks, gather::gather, report},
-    exit_code::{ExitCode, Failed},
 };
 
 /// Examines this machine and prints a report; returns the exit status.
@@ -22,15 +19,6 @@ pub async fn run(arguments: DoctorArgs) -> Result<u8> {
     } else {
         report::text(&gathered, &problems)
     };
-    match std::io::stdout().write_all(&text) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let sentence = format!("cannot write stdout: {error}");
-            Err(Failed {
-                code: ExitCode::Output,
-                sentence,
-            }
-            .into())
-        }
-        _ => Ok(checks::exit_code(&problems) as u8),
-    }
+    super::show(&text)?;
+    Ok(checks::exit_code(&problems) as u8)
 }

@@ -1,12 +1,9 @@
 //! `premod freeze`
 
-use std::{ffi::OsString, future::pending, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{ffi::OsString, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use premod_common::{
-    event::Op,
-    guard::{GuardRecord, MmapPolicy},
-};
+use premod_common::{event::Op, guard::MmapPolicy};
 use tokio::{
     process::Child,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -20,10 +17,8 @@ use crate::{
     freeze::{
         Freezer, Happened, Violation, Why,
         account::Account,
-        control::Request,
+        control::{Incoming, Reply, Request, Server},
         registry::{Claim, Registry},
-        report::{SetReport, State},
-        server::{Incoming, Reply, Server},
     },
     kernel::caps,
     output::{OutputError, freeze::Stream, sets},
@@ -81,6 +76,9 @@ pub async fn run(settings: Settings) -> Result<u8> {
     if settings.background && !settings.behind {
         return background::start();
     }
+    if settings.behind {
+        background::leave_terminal()?;
+    }
     let builder = Freezer::builder()
         .paths(settings.files.iter().cloned())
         .mmap(settings.mmap)
@@ -92,7 +90,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
     };
     let targets = builder.targets()?;
     if settings.dry_run {
-        return plan::show(&targets, &settings);
+        return plan::show_plan(&targets, &settings);
     }
     let stream = Stream::open(settings.json, settings.output.as_deref()).map_err(Failed::from)?;
     let mut signals = Signals::listen()?;
@@ -119,7 +117,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
     };
     session.begin()?;
     let own_stdout_is_data = settings.json && settings.output.is_none();
-    let mut command = match child::start(&settings.command, own_stdout_is_data) {
+    let command = match child::start(&settings.command, own_stdout_is_data) {
         Ok(command) => command,
         Err(error) => {
             session.freezer.thaw()?;
@@ -158,6 +156,7 @@ impl Session {
         }
     }
 
+    /// Watches over the freeze until something ends it, thaws, and says how it was.
     async fn until_the_end(
         mut self,
         mut command: Option<Child>,
@@ -165,41 +164,162 @@ impl Session {
         mut server: Server,
     ) -> Result<u8> {
         let had_command = command.is_some();
-        let end = self.follow(&mut command, &mut signals, &mut server).await?;
-        // While everybody is still kept out.
+        let followed = self.follow(&mut command, &mut signals, &mut server).await;
+        // Whatever has gone wrong: what happens up to the thaw counts.
         let examined = self.examine();
-        let early = !matches!(end, End::Command(_)) && had_command;
+        let early = had_command && !matches!(followed, Ok(End::Command(_)));
         if early && !self.account.is_violated() {
-            self.violated(&Violation {
-                why: Why::ThawedEarly,
-                file: None,
-                record: None,
-                mono: events::now(),
-            })?;
+            self.violated(&because(Why::ThawedEarly))?;
         }
         let last = self.account.report(&self.freezer);
         let thawed = self.freezer.thaw()?;
         let report = self.account.conclude(last, &thawed.tally);
-        examined?;
         say!("premod: {}", sets::thawed(&report, &thawed.released));
         let written = self.stream.report(&report);
-        let by_request = matches!(end, End::Thaw(_));
+        let (end, ()) = (followed?, examined?);
         if let End::Thaw(reply) = end {
             reply.send(&report);
             server.finish().await;
+            return finish(
+                written,
+                command,
+                report.is_violated().then_some(ExitCode::Violated),
+                0,
+            )
+            .await;
         }
-        let status = match (&end_code(by_request, &report, had_command), command) {
-            (Some(code), Some(mut running)) => {
-                running.wait().await?;
-                *code as u8
-            }
-            (Some(code), None) => *code as u8,
-            (None, Some(mut running)) => child::status(running.wait().await?),
-            (None, None) => 0,
+        let code = match &end {
+            _ if report.is_violated() => Some(ExitCode::Violated),
+            End::Timeout => Some(ExitCode::NotFrozen),
+            _ => None,
         };
-        match written {
-            Ok(()) | Err(OutputError::Closed) => Ok(status),
-            Err(error) => Err(Failed::from(error).into()),
+        let status = if let End::Command(status) = end {
+            status
+        } else {
+            0
+        };
+        let written = if let End::Output(error) = end {
+            Err(error)
+        } else {
+            written
+        };
+        finish(written, command, code, status).await
+    }
+
+    async fn follow(
+        &mut self,
+        command: &mut Option<Child>,
+        signals: &mut Signals,
+        server: &mut Server,
+    ) -> Result<End> {
+        let deadline = self.freezer.frozen().map(|frozen| frozen.deadline);
+        let deadline = instant_of(deadline.unwrap_or(MonotonicNs(0)));
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut forwarded = false;
+        loop {
+            tokio::select! {
+                // In this order: what has happened is told before the end is acted upon.
+                biased;
+                happened = self.freezer.next() => {
+                    let happened = happened?;
+                    if let Err(error) = self.tell(&happened) {
+                        return Ok(End::Output(error));
+                    }
+                }
+                status = child::ended(command) => return Ok(End::Command(child::status(status?))),
+                signal = signals.next() => match command {
+                    // The first is CMD's, as with any program that runs another.
+                    Some(running) if !forwarded => {
+                        child::send(running, signal);
+                        forwarded = true;
+                    }
+                    _ => return Ok(End::Signal),
+                },
+                Incoming { request, reply } = server.next() => match request {
+                    Request::Status => reply.send(&self.account.report(&self.freezer)),
+                    Request::Thaw => return Ok(End::Thaw(reply)),
+                },
+                () = sleep_until(deadline) => return Ok(End::Timeout),
+                _ = look.tick() => self.examine()?,
+            }
         }
     }
+
+    /// Looks for what nobody tells.
+    fn examine(&mut self) -> Result<()> {
+        for happened in self.freezer.examine()? {
+            self.tell(&happened).map_err(Failed::from)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, happened: &Happened) -> Result<(), OutputError> {
+        let (how, record, file) = match happened {
+            // Without CMD, the end of the time is an end like any other.
+            Happened::Violated(violation)
+                if violation.why == Why::Expired && !self.account.has_command() =>
+            {
+                return Ok(());
+            }
+            Happened::Violated(violation) => return self.violated(violation),
+            Happened::Held(record, file) => {
+                if record.op == Op::Mmap as u32 {
+                    self.freezer.protect_again();
+                }
+                ("held", record, *file)
+            }
+            Happened::Refused(record, file) => ("refused", record, *file),
+            Happened::Killed(record, file) => ("killed", record, *file),
+        };
+        let who = self.account.held(record, file);
+        say!("premod: {how}: {}", sets::kept_out(&who));
+        unless_closed(self.stream.kept_out(how, &who, MonotonicNs(record.mono_ns)))
+    }
+
+    fn violated(&mut self, violation: &Violation) -> Result<(), OutputError> {
+        let Some(told) = self.account.violated(violation) else {
+            return Ok(());
+        };
+        say!("premod: VIOLATED: {}", sets::violation(&told));
+        unless_closed(self.stream.violated(&told, violation.mono))
+    }
+}
+
+/// A violation that nobody has committed.
+fn because(why: Why) -> Violation {
+    Violation {
+        why,
+        file: None,
+        record: None,
+        mono: events::now(),
+    }
+}
+
+/// A reader that has gone does not end a freeze that others rely on.
+fn unless_closed(written: Result<(), OutputError>) -> Result<(), OutputError> {
+    match written {
+        Err(OutputError::Closed) => Ok(()),
+        written => written,
+    }
+}
+
+/// When a moment of the monotonic clock is, for tokio.
+fn instant_of(mono: MonotonicNs) -> Instant {
+    Instant::now() + Duration::from_nanos(mono.0.saturating_sub(events::now().0))
+}
+
+/// Waits for CMD, if it still runs; the exit status.
+async fn finish(
+    written: Result<(), OutputError>,
+    command: Option<Child>,
+    code: Option<ExitCode>,
+    status: u8,
+) -> Result<u8> {
+    let status = match command {
+        Some(mut running) => child::status(running.wait().await?),
+        None => status,
+    };
+    unless_closed(written).map_err(Failed::from)?;
+    Ok(code.map_or(status, |code| code as u8))
 }

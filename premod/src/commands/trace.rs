@@ -7,11 +7,10 @@ use aya_log::EbpfLogger;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     process::Child,
-    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
 };
 
-use super::child;
+use super::{child, signals::Signals};
 use crate::{
     Summary, Tracer,
     events::Record,
@@ -161,7 +160,7 @@ impl Session {
                         return Ok(End::Asked);
                     }
                 }
-                status = ended(command) => return Ok(End::Command(child::status(status?))),
+                status = child::ended(command) => return Ok(End::Command(child::status(status?))),
                 signal = signals.next() => match command {
                     // The first is CMD's: what it still writes belongs to the trace.
                     Some(running) if !forwarded => {
@@ -214,39 +213,6 @@ impl Session {
         } else {
             self.output.flush()
         }
-    }
-}
-
-/// The signals that end a trace.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> rustix::process::Signal {
-        use rustix::process::Signal;
-        tokio::select! {
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.hangup.recv() => Signal::HUP,
-        }
-    }
-}
-
-async fn ended(command: &mut Option<Child>) -> std::io::Result<std::process::ExitStatus> {
-    match command {
-        Some(child) => child.wait().await,
-        None => pending().await,
     }
 }
 

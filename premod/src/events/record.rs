@@ -5,21 +5,22 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use jiff::Timestamp;
 use premod_common::event::Op;
+use serde::{Deserialize, Serialize};
 
 /// A process (thread group) id, in the initial pid namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pid(pub u32);
 
 /// A thread id, in the initial pid namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tid(pub u32);
 
 /// A time on `CLOCK_MONOTONIC`, in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MonotonicNs(pub u64);
 
 /// A filesystem's device number as the kernel keeps it (`s_dev`); on btrfs not what `stat` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Device {
     /// Major number.
     pub major: u32,

@@ -8,6 +8,7 @@ use premod_common::guard::{GuardRecord, HeldProcess, Tally};
 
 use super::{
     freezer::{Freezer, Violation, Why},
+    keeper::name,
     report::{
         Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, SetType, State,
         Violation as Told, Violations,
@@ -62,16 +63,16 @@ impl Account {
         });
     }
 
+    /// Whether a CMD relies on the freeze.
+    #[must_use]
+    pub fn has_command(&self) -> bool {
+        self.command.is_some()
+    }
+
     /// Whether anything has gone wrong so far.
     #[must_use]
     pub fn is_violated(&self) -> bool {
         self.violations.count > 0
-    }
-
-    /// The violations so far.
-    #[must_use]
-    pub fn violations(&self) -> &Violations {
-        &self.violations
     }
 
     /// Adds a violation, and returns it in the form in which it is told; `None` if it was told before.
@@ -180,10 +181,8 @@ impl Account {
     }
 }
 
-/// Without the padding behind it.
 fn comm(padded: &[u8; 16]) -> CommName {
-    let end = padded.iter().position(|&byte| byte == 0).unwrap_or(16);
-    CommName(Bytes::copy_from_slice(&padded[..end]))
+    CommName(name(padded))
 }
 
 fn file(target: &Target) -> FileReport {

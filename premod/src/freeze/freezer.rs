@@ -17,7 +17,7 @@ use super::{
     drain::{self, Stuck},
     flush::{Flushed, Flusher},
     guards::Guards,
-    keeper::{Keeper, Pins, Recovered, name, recover},
+    keeper::{Keeper, Pins, Recovered, recover},
     processes::{User, Wanted, users},
     stop,
     target::Target,
@@ -245,6 +245,8 @@ pub enum Why {
     Replaced,
     /// The time was up before the freeze was to end.
     Expired,
+    /// Somebody ended the freeze before CMD had ended.
+    ThawedEarly,
 }
 
 impl Why {
@@ -258,6 +260,7 @@ impl Why {
             Self::Lost => "lost",
             Self::Replaced => "replaced",
             Self::Expired => "expired",
+            Self::ThawedEarly => "thawed_early",
         }
     }
 
@@ -273,6 +276,7 @@ impl Why {
             Self::Lost => "a modification was counted whose record was lost",
             Self::Replaced => "its path leads to another file now",
             Self::Expired => "the time was up",
+            Self::ThawedEarly => "the freeze was ended before CMD had ended",
         }
     }
 }
@@ -697,12 +701,6 @@ impl Freezer {
             mapped: true,
         };
         users(targets, wanted)
-    }
-
-    /// The name of a held process.
-    #[must_use]
-    pub fn name_of(held: &HeldProcess) -> String {
-        name(&held.comm)
     }
 
     /// The kind of modification with this number.

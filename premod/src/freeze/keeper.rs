@@ -16,14 +16,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use premod_common::guard::{HeldProcess, Phase};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
 use super::{guards::Controls, processes::started};
-use crate::{error::Error, events};
+use crate::{
+    error::Error,
+    events::{self, Pid},
+};
 
 /// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
 pub(crate) const TICK: u64 = 10_000_000;
@@ -42,13 +47,16 @@ const LOOK: Timespec = Timespec {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who was let go, and who was not.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Process ids and names of those that run again.
-    pub continued: Vec<(u32, String)>,
+    pub continued: Vec<(Pid, Bytes)>,
     /// Those that stay stopped, and why.
-    pub left: Vec<(u32, String, String)>,
+    pub left: Vec<(Pid, Bytes, String)>,
 }
+
+/// Why premod leaves a process stopped.
+const STOPPED_BY_OTHERS: &str = "somebody else has stopped it, too";
 
 /// What became of one held process.
 enum Outcome {
@@ -64,7 +72,7 @@ pub(crate) fn let_go(pid: u32, held: &HeldProcess) {
 }
 
 fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
-    let Some(process) = Pid::from_raw(pid as i32) else {
+    let Some(process) = rustix::process::Pid::from_raw(pid as i32) else {
         return Outcome::Gone;
     };
     // First the descriptor, then the look: it cannot become another process in between.
@@ -75,7 +83,7 @@ fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
         return Outcome::Gone;
     }
     if held.stopped_by_others != 0 {
-        return Outcome::Left("somebody else has stopped it, too");
+        return Outcome::Left(STOPPED_BY_OTHERS);
     }
     match pidfd_send_signal(process, Signal::CONT) {
         Ok(()) => Outcome::Continued,
@@ -94,9 +102,9 @@ pub(crate) fn release(controls: &mut Controls) -> Recovered {
     for (pid, held) in controls.held() {
         let comm = name(&held.comm);
         match try_let_go(pid, &held) {
-            Outcome::Continued => released.continued.push((pid, comm)),
+            Outcome::Continued => released.continued.push((Pid(pid), comm)),
             Outcome::Gone => {}
-            Outcome::Left(why) => released.left.push((pid, comm, why.to_owned())),
+            Outcome::Left(why) => released.left.push((Pid(pid), comm, why.to_owned())),
         }
         let _ = controls.held.remove(&pid);
     }
@@ -104,9 +112,9 @@ pub(crate) fn release(controls: &mut Controls) -> Recovered {
 }
 
 /// A task's name, which ends at the first NUL byte.
-pub(crate) fn name(comm: &[u8; 16]) -> String {
+pub(crate) fn name(comm: &[u8; 16]) -> Bytes {
     let end = comm.iter().position(|&byte| byte == 0).unwrap_or(16);
-    String::from_utf8_lossy(&comm[..end]).into_owned()
+    Bytes::copy_from_slice(&comm[..end])
 }
 
 /// The directory in which the maps of one freeze are pinned. It is removed on drop.
@@ -245,35 +253,33 @@ impl Recovered {
         self.left.extend(more.left);
     }
 
-    /// A line for each: `+ PID NAME` or `- PID NAME`.
+    /// A line for each: `+ PID NAME` or `- PID NAME`, the name in base64.
     fn write(&self) -> String {
+        let line =
+            |sign, pid: Pid, name: &Bytes| format!("{sign} {} {}\n", pid.0, STANDARD.encode(name));
         let continued = self
             .continued
             .iter()
-            .map(|(pid, name)| format!("+ {pid} {}\n", name.escape_debug()));
-        let left = self
-            .left
-            .iter()
-            .map(|(pid, name, _)| format!("- {pid} {}\n", name.escape_debug()));
+            .map(|(pid, name)| line('+', *pid, name));
+        let left = self.left.iter().map(|(pid, name, _)| line('-', *pid, name));
         continued.chain(left).collect()
     }
 
     fn parse(text: &str) -> Self {
         let mut all = Self::default();
         for line in text.lines() {
-            let mut words = line.splitn(3, ' ');
-            let (sign, pid, name) = (words.next(), words.next(), words.next());
-            let Some(pid) = pid.and_then(|pid| pid.parse().ok()) else {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [sign, pid, name] = words[..] else {
                 continue;
             };
-            let name = name.unwrap_or_default().to_owned();
+            let (Ok(pid), Ok(name)) = (pid.parse(), STANDARD.decode(name)) else {
+                continue;
+            };
             match sign {
-                Some("+") => all.continued.push((pid, name)),
-                Some("-") => {
-                    all.left
-                        .push((pid, name, "somebody else has stopped it, too".to_owned()))
-                }
-                _ => {}
+                "+" => all.continued.push((Pid(pid), name.into())),
+                _ => all
+                    .left
+                    .push((Pid(pid), name.into(), STOPPED_BY_OTHERS.to_owned())),
             }
         }
         all
@@ -358,12 +364,14 @@ mod tests {
     #[test]
     fn the_keepers_last_words_come_through() {
         let said = Recovered {
-            continued: vec![(7, "a b".to_owned())],
-            left: vec![(8, "x\ny".to_owned(), String::new())],
+            continued: vec![(Pid(7), Bytes::from_static(b"a b")), (Pid(9), Bytes::new())],
+            left: vec![(
+                Pid(8),
+                Bytes::from_static(b"x\n\xff"),
+                STOPPED_BY_OTHERS.to_owned(),
+            )],
         };
-        let heard = Recovered::parse(&said.write());
-        assert_eq!(heard.continued, said.continued);
-        assert_eq!(heard.left[0].0, 8);
+        assert_eq!(Recovered::parse(&said.write()), said);
     }
 
     #[test]

@@ -1,23 +1,38 @@
 //! Freezing files: their bytes do not change until they are thawed, and writers hardly notice.
 //!
+//! One running `premod freeze` holds one *set* of files.
+//!
 //! ```text
 //! Freezer::prepare   programs hang, everybody passes
 //! Freezer::close     modifiers are kept out; those in flight land; the files are flushed and verified
-//!        next        who is held, and whatever went wrong
+//!        next        who is held, and whatever goes wrong
 //!        thaw        everybody passes, and whoever was stopped is continued
 //! ```
 //!
-//! [`guards`] is the kernel side, [`keeper`] the process that continues what was stopped when premod cannot.
+//! `guards` is the kernel side, [`keeper`] the process that continues what was stopped when premod cannot.
+//! The [`registry`] keeps two sets from freezing the same file, and knows which set a file belongs to; through
+//! [`control`] others ask a set how it does and tell it to thaw; what it answers is a [`report::SetReport`],
+//! made by its [`account`].
 
+pub mod account;
+pub mod control;
 mod drain;
+mod file_id;
 mod flush;
 mod freezer;
 pub(crate) mod guards;
 pub mod keeper;
+mod lock;
 mod processes;
+pub mod registry;
+pub mod report;
+mod server;
+mod spelling;
 mod stop;
 mod target;
+#[cfg(test)]
+pub(crate) mod tests;
 
-pub use freezer::{Freezer, FreezerBuilder, Happened, Thawed, Violation, Why};
+pub use freezer::{Freezer, FreezerBuilder, Frozen, Happened, Terms, Thawed, Violation, Why};
 pub use processes::{Access, User};
 pub use target::Target;

@@ -3,17 +3,18 @@
 use std::io;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use super::text::is_dangerous;
 use crate::{
     Summary,
-    events::{FirstDirty, Lost, LostReason, Record},
+    events::{Device, FirstDirty, Lost, LostReason, Record},
 };
 
 /// Version of the field names. It changes only if a field is renamed, removed or means something else.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
 struct FirstDirtyLine<'a> {
@@ -40,7 +41,7 @@ struct FirstDirtyLine<'a> {
     path_in_fs: bool,
     inode: u64,
     igen: u32,
-    device: DeviceField,
+    device: Device,
     fs: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     range: Option<RangeField>,
@@ -52,12 +53,6 @@ struct FirstDirtyLine<'a> {
     uid: u32,
     gid: u32,
     cgroup: u64,
-}
-
-#[derive(Serialize)]
-struct DeviceField {
-    major: u32,
-    minor: u32,
 }
 
 #[derive(Serialize)]
@@ -122,17 +117,12 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
 fn first_dirty(buffer: &mut Vec<u8>, event: &FirstDirty) {
     let path = String::from_utf8_lossy(&event.path.bytes);
     let comm = String::from_utf8_lossy(&event.comm);
-    let raw = |bytes: &[u8]| {
-        std::str::from_utf8(bytes)
-            .is_err()
-            .then(|| STANDARD.encode(bytes))
-    };
     write_line(
         buffer,
         &FirstDirtyLine {
             schema: SCHEMA,
             r#type: "first_dirty",
-            timestamp: format!("{:.9}", event.timestamp),
+            timestamp: timestamp(event.timestamp),
             mono_ns: event.mono.0,
             seq: event.seq,
             op: event.op.name(),
@@ -147,10 +137,7 @@ fn first_dirty(buffer: &mut Vec<u8>, event: &FirstDirty) {
             path_in_fs: event.path.in_filesystem,
             inode: event.key.inode,
             igen: event.key.generation,
-            device: DeviceField {
-                major: event.key.device.major,
-                minor: event.key.device.minor,
-            },
+            device: event.key.device,
             fs: &event.filesystem,
             range: event.range.map(|range| RangeField {
                 offset: range.offset,
@@ -177,7 +164,7 @@ fn lost(buffer: &mut Vec<u8>, event: &Lost) {
         &LostLine {
             schema: SCHEMA,
             r#type: "lost",
-            timestamp: format!("{:.9}", event.timestamp),
+            timestamp: timestamp(event.timestamp),
             mono_ns: event.mono.0,
             seq: event.seq,
             count: event.count,
@@ -186,6 +173,18 @@ fn lost(buffer: &mut Vec<u8>, event: &Lost) {
             hook,
         },
     );
+}
+
+/// The exact bytes of a name, in base64, if the name as text is not exact.
+pub(crate) fn raw(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes)
+        .is_err()
+        .then(|| STANDARD.encode(bytes))
+}
+
+/// A date with all nine digits.
+pub(crate) fn timestamp(timestamp: Timestamp) -> String {
+    format!("{timestamp:.9}")
 }
 
 /// Adds one line of JSON.

@@ -1,9 +1,11 @@
 //! Writing records: one writer, two forms.
 
 mod filter;
-mod json;
+pub(crate) mod freeze;
+pub(crate) mod json;
 #[cfg(test)]
 mod properties;
+pub(crate) mod sets;
 mod table;
 mod text;
 

@@ -1,0 +1,235 @@
+//! `premod thaw`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{complain, recover, show};
+use crate::{
+    Error,
+    exit_code::ExitCode,
+    freeze::{
+        control::{Peer, Request, ask_all},
+        registry::{FileId, Registry},
+        report::SetReport,
+    },
+    output::{json_line, printable, sets},
+};
+
+/// What `premod thaw` was asked to do.
+#[derive(Debug)]
+pub struct Settings {
+    /// What to thaw.
+    pub what: What,
+    /// Whether stdout gets JSON.
+    pub json: bool,
+}
+
+/// What to thaw.
+#[derive(Debug)]
+pub enum What {
+    /// The freezes that these files belong to.
+    Files(Vec<PathBuf>),
+    /// Every freeze.
+    All,
+    /// What a premod that was killed has left stopped.
+    Recover,
+}
+
+/// Thaws, and tells what had happened; returns the exit status.
+///
+/// # Errors
+/// If the run directory cannot be used, or stdout cannot be written.
+pub async fn run(settings: Settings) -> Result<u8> {
+    let code = match settings.what {
+        What::Recover => recover::run(settings.json)?,
+        What::All => thaw_all(Registry::find()?, settings.json).await?,
+        What::Files(files) => {
+            let (files, codes) = identified(files);
+            let registry = Registry::find()?;
+            thaw_files(registry, files, codes, settings.json).await?
+        }
+    };
+    Ok(code as u8)
+}
+
+/// The files that there are; about the others it complains.
+fn identified(paths: Vec<PathBuf>) -> (Vec<(FileId, PathBuf)>, Vec<ExitCode>) {
+    let mut codes = Vec::new();
+    let identify = |path: PathBuf| match FileId::at(&path) {
+        Ok(file) => Some((file, path)),
+        Err(source) => {
+            codes.push(complain(&Error::Thaw { path, source }));
+            None
+        }
+    };
+    let files = paths.into_iter().filter_map(identify).collect();
+    (files, codes)
+}
+
+/// Whom to ask, and the FILE that led there.
+type Target = (Peer, Option<PathBuf>);
+
+async fn thaw_all(registry: Option<Registry>, json: bool) -> Result<ExitCode> {
+    let peers = match registry {
+        Some(registry) => registry.peers()?,
+        None => Vec::new(),
+    };
+    if peers.is_empty() {
+        say!("premod: nothing is frozen");
+    }
+    let targets = peers.into_iter().map(|peer| (peer, None)).collect();
+    thaw(targets, Vec::new(), json).await
+}
+
+async fn thaw_files(
+    registry: Option<Registry>,
+    files: Vec<(FileId, PathBuf)>,
+    mut codes: Vec<ExitCode>,
+    json: bool,
+) -> Result<ExitCode> {
+    let mut targets: Vec<Target> = Vec::new();
+    for (file, path) in files {
+        let owner = match &registry {
+            Some(registry) => registry.owner(file)?,
+            None => None,
+        };
+        match owner {
+            // One premod is asked once, whatever it has of these files.
+            Some(peer) if targets.iter().any(|(other, _)| other.pid() == peer.pid()) => {}
+            Some(peer) => targets.push((peer, Some(path))),
+            None => codes.push(complain(&Error::NotFrozen { path })),
+        }
+    }
+    thaw(targets, codes, json).await
+}
+
+async fn thaw(targets: Vec<Target>, mut codes: Vec<ExitCode>, json: bool) -> Result<ExitCode> {
+    let (peers, paths): (Vec<Peer>, Vec<_>) = targets.into_iter().unzip();
+    let answers = ask_all(&peers, Request::Thaw).await;
+    let mut lines = Vec::new();
+    for (answer, path) in answers.into_iter().zip(paths) {
+        match (answer, path) {
+            (Ok(Some(report)), _) => {
+                tell(&report);
+                lines.extend(json_line(&report));
+                codes.extend(report.is_violated().then_some(ExitCode::Violated));
+            }
+            (Ok(None), Some(path)) => codes.push(complain(&Error::NotFrozen { path })),
+            // It has ended by itself.
+            (Ok(None), None) => {}
+            (Err(error), _) => codes.push(complain(&error)),
+        }
+    }
+    if json {
+        show(&lines)?;
+    }
+    Ok(gravest(&codes))
+}
+
+/// What had happened to the files of one set.
+fn tell(report: &SetReport) {
+    let SetReport { pid, files, .. } = report;
+    let files = match files.as_slice() {
+        [file] => printable(&file.path.0),
+        files => format!("{} files", files.len()),
+    };
+    let (refused, killed) = (report.refused, report.killed);
+    say!(
+        "premod: thawed {files} of premod {}: {refused} calls refused, {killed} processes killed",
+        pid.0
+    );
+    for held in &report.held {
+        let why = match held.stopped_by_others {
+            true => "somebody else has stopped it too",
+            false => "premod could not continue it",
+        };
+        say!(
+            "premod: still stopped: {}: {why}",
+            sets::process(held.pid, held.tid, &held.comm)
+        );
+    }
+    if report.is_violated() {
+        say!("premod: {}", sets::violated(&report.violations));
+        for violation in &report.violations.first {
+            say!("premod: violation: {}", sets::violation(violation));
+        }
+    }
+}
+
+/// Of several, the one that a caller must not overlook.
+fn gravest(codes: &[ExitCode]) -> ExitCode {
+    let gravity = |code: &ExitCode| match code {
+        ExitCode::Violated => 3,
+        ExitCode::NotFrozen => 1,
+        ExitCode::Ok => 0,
+        _ => 2,
+    };
+    codes
+        .iter()
+        .copied()
+        .max_by_key(gravity)
+        .unwrap_or(ExitCode::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd};
+
+    use super::*;
+    use crate::freeze::tests::{Directory, answering, report};
+
+    #[test]
+    fn a_violation_outweighs_whatever_else_went_wrong() {
+        use ExitCode::{BadPath, Failure, NotFrozen, Ok, Violated};
+        assert_eq!(gravest(&[]), Ok);
+        assert_eq!(gravest(&[NotFrozen]), NotFrozen);
+        assert_eq!(gravest(&[Failure, NotFrozen]), Failure);
+        assert_eq!(gravest(&[NotFrozen, BadPath]), BadPath);
+        assert_eq!(gravest(&[NotFrozen, Violated, Failure]), Violated);
+    }
+
+    #[tokio::test]
+    async fn the_exit_status_tells_what_had_happened() {
+        let directory = Directory::new();
+        let registry = directory.registry();
+        let paths = ["one", "two", "other"].map(|name| directory.file(name));
+        let files = paths.each_ref().map(|path| File::open(path).unwrap());
+        let thaw = |paths: &[&PathBuf]| {
+            let (files, codes) = identified(paths.iter().map(|path| (*path).clone()).collect());
+            thaw_files(Some(registry.clone()), files, codes, false)
+        };
+        let missing = directory.path.join("missing");
+        assert_eq!(thaw(&[&paths[0]]).await.unwrap(), ExitCode::NotFrozen);
+        assert_eq!(thaw(&[&missing]).await.unwrap(), ExitCode::BadPath);
+
+        let claim = registry
+            .claim(&[files[0].as_fd(), files[1].as_fd()])
+            .unwrap();
+        // Nobody listens: it has not frozen anything yet.
+        assert_eq!(thaw(&[&paths[0]]).await.unwrap(), ExitCode::NotFrozen);
+        let engine = answering(claim.listen().unwrap(), |_| Some(report(0)));
+        assert_eq!(thaw(&[&paths[0], &paths[1]]).await.unwrap(), ExitCode::Ok);
+        assert_eq!(
+            thaw(&[&paths[0], &paths[2]]).await.unwrap(),
+            ExitCode::NotFrozen
+        );
+        let all = thaw_all(Some(registry.clone()), true).await.unwrap();
+        assert_eq!(all, ExitCode::Ok);
+        assert_eq!(engine.end().await, vec![Request::Thaw; 3]);
+
+        let engine = answering(claim.listen().unwrap(), |_| Some(report(1)));
+        assert_eq!(
+            thaw(&[&paths[2], &paths[1]]).await.unwrap(),
+            ExitCode::Violated
+        );
+        engine.end().await;
+        let engine = answering(claim.listen().unwrap(), |_| None);
+        assert_eq!(thaw(&[&paths[0]]).await.unwrap(), ExitCode::Failure);
+        engine.end().await;
+        assert_eq!(
+            thaw_all(Some(registry.clone()), false).await.unwrap(),
+            ExitCode::Ok
+        );
+    }
+}
