@@ -10,7 +10,7 @@ use std::{
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Writers at most.
-pub(crate) const LINES: usize = 16;
+pub(crate) const LINES: usize = 32;
 
 /// All that is shared. A zeroed file is a valid beginning.
 #[repr(C)]

@@ -2,6 +2,7 @@
 //! has all of it.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     board::{Board, Phase},
-    lmdb,
+    lmdb, plain,
     premod::Freeze,
     process, sqlite,
 };
@@ -28,7 +29,9 @@ pub(crate) const PADDING: usize = 240;
 /// Processes that move money.
 const TELLERS: usize = 3;
 /// Transfers that each of them makes between two copies at least.
-const BETWEEN: u64 = 5;
+const BETWEEN: u64 = 3;
+/// Time for others between two transfers: two emulated CPUs have to do all this.
+const PACE: Duration = Duration::from_millis(10);
 /// How often a copy without a freeze may be fine.
 const TRIES: u32 = 20;
 
@@ -46,21 +49,20 @@ pub(crate) struct Books {
 }
 
 /// Moves money until the board says that it is over.
-pub(crate) fn transfer(kind: &str, database: &Path, teller: usize, board: &Path) {
+pub(crate) fn transfer(kind: &str, database: &Path, teller: usize, line: usize, board: &Path) {
     let board = Board::open(board, false);
     let mut bank: Box<dyn Bank> = match kind {
         "sqlite" => Box::new(sqlite::Bank::open(database)),
         _ => Box::new(lmdb::Bank::open(database)),
     };
     let mut random = fastrand::Rng::with_seed(teller as u64);
-    let line = &board.lines[teller];
+    let line = &board.lines[line];
     while board.phase() != Phase::End {
         let from = random.u64(0..ACCOUNTS);
         let to = (from + random.u64(1..ACCOUNTS)) % ACCOUNTS;
         bank.transfer(teller, from, to, random.u64(1..100));
         line.complete();
-        // Time for the others, and for premod.
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(PACE);
     }
 }
 
@@ -86,10 +88,63 @@ pub(crate) fn audit(kind: &str, copy: &Path) -> ExitCode {
     }
 }
 
-/// Copies files into a directory as a program on a slow disk would: what is shorter than this is torn too
-/// rarely to show anything.
-pub(crate) fn copy(directory: &Path, files: &[PathBuf]) -> io::Result<()> {
-    for path in files {
+/// Opens a bank of each kind in each directory, copies all of them again and again while money is moved, and
+/// audits each copy.
+pub(crate) fn run(directories: &[PathBuf], board_path: &Path, copies: u32) {
+    let board = Board::open(board_path, true);
+    let mut banks = Vec::new();
+    for directory in directories {
+        for kind in ["sqlite", "lmdb"] {
+            let first = banks.len() * TELLERS;
+            banks.push(Open::start(kind, directory, first, board, board_path));
+        }
+    }
+    banks
+        .iter()
+        .for_each(Open::without_a_freeze_copies_are_broken);
+    let mut longest = 0;
+    for _ in 0..copies {
+        banks.iter().for_each(Open::progress);
+        let before: Vec<_> = banks.iter().map(Open::done).collect();
+        let began = Instant::now();
+        copy_frozen(&banks);
+        longest = longest.max(began.elapsed().as_millis());
+        let books: Vec<_> = banks.iter().map(Open::whole_copy).collect();
+        banks.iter().for_each(Open::progress);
+        for ((bank, before), books) in banks.iter().zip(&before).zip(books) {
+            bank.compare(before, &books);
+        }
+    }
+    board.enter(Phase::End);
+    for bank in banks {
+        let done: u64 = bank.done().iter().sum();
+        println!("{bank}: {copies} of {copies} copies are whole, {done} transfers");
+        bank.finish();
+    }
+    println!("the longest freeze took {longest} ms with premod's start");
+}
+
+fn copy_frozen(banks: &[Open]) {
+    let files = banks.iter().flat_map(|bank| &bank.files);
+    let mut words: Vec<String> = files.map(|file| plain(file).to_owned()).collect();
+    words.extend(["--hold", "--timeout", "60s", "--"].map(str::to_owned));
+    let program = std::env::current_exe().expect("our own path");
+    words.extend([plain(&program), "copy"].map(str::to_owned));
+    for bank in banks {
+        bank.remove_copies();
+        words.extend(bank.what_to_copy());
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Freeze::start(&words).end().expect(0);
+}
+
+/// Copies files as a program on a slow disk would: what is shorter than this is torn too rarely to show anything.
+/// The words are a file and the directory it is copied to, and so on.
+pub(crate) fn copy(words: &[PathBuf]) -> io::Result<()> {
+    for pair in words.chunks(2) {
+        let [path, directory] = pair else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
         let mut from = File::open(path)?;
         let mut to = File::create(directory.join(path.file_name().unwrap_or_default()))?;
         let mut chunk = vec![0; 128 << 10];
@@ -105,56 +160,29 @@ pub(crate) fn copy(directory: &Path, files: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-fn plain(path: &Path) -> String {
-    path.to_str().expect("a plain path").to_owned()
-}
-
 /// A bank at work.
 struct Open {
-    kind: String,
+    kind: &'static str,
+    directory: PathBuf,
     board: &'static Board,
     /// What is frozen, and what of it is copied.
     files: Vec<PathBuf>,
     copied: Vec<PathBuf>,
-    copies: PathBuf,
+    /// The line of the first teller.
+    first: usize,
     tellers: Vec<Child>,
 }
 
-/// Copies the database again and again while money is moved, and audits each copy.
-pub(crate) fn run(kind: &str, directory: &Path, board: &Path, copies: u32) {
-    let open = Open::start(kind, directory, board);
-    open.without_a_freeze_copies_are_broken();
-    let mut longest = 0;
-    for _ in 0..copies {
-        open.progress();
-        let before = open.done();
-        let began = Instant::now();
-        open.copy_frozen();
-        longest = longest.max(began.elapsed().as_millis());
-        let books = open
-            .audit()
-            .unwrap_or_else(|error| panic!("a copy is broken: {error}"));
-        open.progress();
-        for ((before, after), number) in before.iter().zip(open.done()).zip(books) {
-            // A transfer is counted after it was committed.
-            assert!(
-                (*before..=after + 1).contains(&number),
-                "a copy has {number} transfers of a teller, who had made {before} before and {after} after"
-            );
-        }
-    }
-    let done: u64 = open.done().iter().sum();
-    open.finish();
-    println!(
-        "{kind}: {copies} of {copies} copies are whole, {done} transfers, \
-         the longest freeze {longest} ms with premod's start"
-    );
-}
-
 impl Open {
-    fn start(kind: &str, directory: &Path, board_path: &Path) -> Self {
-        let copies = directory.join("copies");
-        fs::create_dir_all(&copies).expect("mkdir");
+    fn start(
+        kind: &'static str,
+        directory: &Path,
+        first: usize,
+        board: &'static Board,
+        board_path: &Path,
+    ) -> Self {
+        let directory = directory.join(kind);
+        fs::create_dir_all(directory.join("copies")).expect("mkdir");
         let (database, files, copied) = match kind {
             "sqlite" => {
                 let database = directory.join("bank.db");
@@ -171,30 +199,31 @@ impl Open {
                 (database, vec![data.clone()], vec![data])
             }
         };
-        let board = Board::open(board_path, true);
-        let tellers = (0..TELLERS).map(|teller| {
+        let teller = |number: usize| {
             Command::new("/proc/self/exe")
                 .args(["transfer", kind])
                 .arg(&database)
-                .arg(teller.to_string())
+                .args([number.to_string(), (first + number).to_string()])
                 .arg(board_path)
                 .spawn()
                 .expect("a teller")
-        });
+        };
+        let tellers = (0..TELLERS).map(teller).collect();
         let open = Self {
-            kind: kind.to_owned(),
+            kind,
+            directory,
             board,
             files,
             copied,
-            copies,
-            tellers: tellers.collect(),
+            first,
+            tellers,
         };
         open.progress();
         open
     }
 
     fn done(&self) -> Vec<u64> {
-        let lines = self.board.lines.iter().take(TELLERS);
+        let lines = self.board.lines.iter().skip(self.first).take(TELLERS);
         lines.map(|line| line.done.load(SeqCst)).collect()
     }
 
@@ -209,44 +238,34 @@ impl Open {
         });
     }
 
-    /// The program that copies.
-    fn copier(&self) -> Vec<String> {
-        let program = std::env::current_exe().expect("our own path");
-        let mut words = vec![plain(&program), "copy".to_owned(), plain(&self.copies)];
-        words.extend(self.copied.iter().map(|path| plain(path)));
-        words
+    fn copies(&self) -> PathBuf {
+        self.directory.join("copies")
+    }
+
+    /// Words for [`copy`].
+    fn what_to_copy(&self) -> Vec<String> {
+        let to = self.copies();
+        let pair = |file: &PathBuf| [plain(file).to_owned(), plain(&to).to_owned()];
+        self.copied.iter().flat_map(pair).collect()
     }
 
     fn remove_copies(&self) {
-        for entry in fs::read_dir(&self.copies).expect("the copies") {
+        for entry in fs::read_dir(self.copies()).expect("the copies") {
             fs::remove_file(entry.expect("a copy").path()).expect("rm");
         }
-    }
-
-    fn copy_frozen(&self) {
-        self.remove_copies();
-        let mut words: Vec<&str> = self
-            .files
-            .iter()
-            .map(|file| file.to_str().expect("a plain path"))
-            .collect();
-        words.extend(["--hold", "--timeout", "60s", "--"]);
-        let copier = self.copier();
-        words.extend(copier.iter().map(String::as_str));
-        Freeze::start(&words).end().expect(0);
     }
 
     /// The tellers' numbers in the copy, or what is wrong with it.
     fn audit(&self) -> Result<Vec<u64>, String> {
         let name = self.copied[0].file_name().expect("a name");
         let output = Command::new("/proc/self/exe")
-            .args(["audit", &self.kind])
-            .arg(self.copies.join(name))
+            .args(["audit", self.kind])
+            .arg(self.copies().join(name))
             .output()
             .expect("the audit can be run");
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("{}: {said}", output.status));
+            return Err(format!("{}: {}", output.status, said.trim()));
         }
         let books: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let numbers = books["tellers"].as_array().expect("a list").iter();
@@ -255,32 +274,53 @@ impl Open {
             .collect())
     }
 
+    fn whole_copy(&self) -> Vec<u64> {
+        let books = self.audit();
+        books
+            .unwrap_or_else(|error| panic!("{self}: a copy made under a freeze is broken: {error}"))
+    }
+
+    /// A copy has every transfer that was made before the freeze, and none that was made after it.
+    fn compare(&self, before: &[u64], books: &[u64]) {
+        for ((before, after), number) in before.iter().zip(self.done()).zip(books) {
+            // A transfer is counted after it was committed.
+            assert!(
+                (*before..=after + 1).contains(number),
+                "{self}: a copy has {number} transfers of a teller, who had made {before} before \
+                 and {after} after"
+            );
+        }
+    }
+
     /// If it were not so, whole copies would mean nothing.
     fn without_a_freeze_copies_are_broken(&self) {
         for number in 1..=TRIES {
             self.progress();
             self.remove_copies();
-            let copier = self.copier();
-            let copied = Command::new(&copier[0]).args(&copier[1..]).status();
+            let copied = Command::new("/proc/self/exe")
+                .arg("copy")
+                .args(self.what_to_copy())
+                .status();
             assert!(copied.expect("the copier").success());
             if let Err(error) = self.audit() {
-                println!(
-                    "{}: without a freeze, copy {number} is broken: {}",
-                    self.kind,
-                    error.trim()
-                );
+                println!("{self}: without a freeze, copy {number} is broken: {error}");
                 return;
             }
         }
-        panic!("without a freeze {TRIES} copies were whole");
+        panic!("{self}: without a freeze {TRIES} copies were whole");
     }
 
     fn finish(mut self) {
-        self.board.enter(Phase::End);
         for teller in &mut self.tellers {
             let status = process::wait(teller);
             assert!(status.success(), "a teller ended with {status}");
         }
+    }
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.directory.display())
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::{
     board::{Board, now},
     premod::{Ended, Freeze},
-    process,
+    process, three_files,
     writer::Crew,
 };
 
@@ -39,8 +39,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn start(directory: &Path, board: &Path) -> Self {
-        let files: Vec<PathBuf> = ["a", "b", "c"].map(|name| directory.join(name)).to_vec();
+    fn start(directories: &[PathBuf], board: &Path) -> Self {
+        let files = three_files(directories);
         let crew = Crew::start(board, &files, &[]);
         let name = |file: PathBuf| file.to_str().expect("a plain path").to_owned();
         Self {
@@ -129,8 +129,8 @@ fn sleeper(seconds: &str) -> [String; 3] {
 }
 
 /// Kills premod at random moments.
-pub(crate) fn kills(directory: &Path, board: &Path, kills: u32) {
-    let mut scene = Scene::start(directory, board);
+pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
+    let mut scene = Scene::start(directories, board);
     let mut random = fastrand::Rng::with_seed(u64::from(kills));
     let sleeper = sleeper("60");
     let sleeper = sleeper.each_ref().map(String::as_str);
@@ -164,8 +164,8 @@ pub(crate) fn kills(directory: &Path, board: &Path, kills: u32) {
 }
 
 /// The other ends.
-pub(crate) fn ends(directory: &Path, board: &Path) {
-    let mut scene = Scene::start(directory, board);
+pub(crate) fn ends(directories: &[PathBuf], board: &Path) {
+    let mut scene = Scene::start(directories, board);
     timeout(&mut scene);
     terminated(&mut scene);
     command_fails(&mut scene);

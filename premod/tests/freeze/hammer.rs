@@ -9,12 +9,14 @@ use std::{
 
 use crate::{
     board::{Board, Line},
+    plain,
     premod::Freeze,
+    three_files,
     writer::{Crew, NAMES},
 };
 
 /// Operations that every writer has to complete between two freezes.
-const BETWEEN: u64 = 5;
+const BETWEEN: u64 = 3;
 /// How often it is tried to see a change without a freeze.
 const TRIES: usize = 5;
 /// Freezes with `--deny` after which every writer that makes system calls has to have been refused.
@@ -22,9 +24,9 @@ const MANY: u32 = 10;
 /// The number of the writer with a ring.
 const RING: usize = 3;
 
-/// Freezes the three files again and again, and prints what happened.
-pub(crate) fn run(directory: &Path, board: &Path, freezes: u32) {
-    let files: Vec<PathBuf> = ["a", "b", "c"].map(|name| directory.join(name)).to_vec();
+/// Freezes three files in each directory again and again, and prints what happened.
+pub(crate) fn run(directories: &[PathBuf], board: &Path, freezes: u32) {
+    let files = three_files(directories);
     let mut crew = Crew::start(board, &files, &[]);
     let board = Board::open(board, false);
     crew.progress(BETWEEN);
@@ -84,13 +86,10 @@ fn counts(board: &Board, count: fn(&Line) -> &AtomicU64) -> Vec<u64> {
 
 /// Runs the checker under a freeze. Its status has to come through.
 fn freeze(files: &[PathBuf], deny: bool) {
-    let names: Vec<&str> = files
-        .iter()
-        .map(|file| file.to_str().expect("a plain path"))
-        .collect();
+    let names: Vec<&str> = files.iter().map(|file| plain(file)).collect();
     let mode = if deny { "--deny" } else { "--hold" };
     let checker = std::env::current_exe().expect("our own path");
-    let checker = [checker.to_str().expect("a plain path"), "check"];
+    let checker = [plain(&checker), "check"];
     let options = [mode, "--timeout", "60s", "--"];
     let arguments = [&names[..], &options, &checker, &names].concat();
     Freeze::start(&arguments).end().expect(0);

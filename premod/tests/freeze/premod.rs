@@ -15,12 +15,15 @@ use super::process;
 /// Longest wait for the files to be frozen.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Lines of stderr in a report of what went wrong.
+const SAID: usize = 12;
+
 /// premod, freezing.
 pub(crate) struct Freeze {
     child: Child,
     lines: Receiver<Value>,
     said: Vec<Value>,
-    stderr: thread::JoinHandle<String>,
+    stderr: Option<thread::JoinHandle<String>>,
 }
 
 /// How a freeze ended.
@@ -60,11 +63,11 @@ impl Freeze {
             }
         });
         let mut stderr = child.stderr.take().expect("stderr is a pipe");
-        let stderr = thread::spawn(move || {
+        let stderr = Some(thread::spawn(move || {
             let mut bytes = Vec::new();
             stderr.read_to_end(&mut bytes).expect("stderr");
             String::from_utf8_lossy(&bytes).into_owned()
-        });
+        }));
         Self {
             child,
             lines,
@@ -93,18 +96,19 @@ impl Freeze {
             }
         }
         let _ = self.child.kill();
-        let _ = self.child.wait();
-        panic!("premod did not say {what} but {:?}", self.said);
+        let stderr = self.stderr.take().map(thread::JoinHandle::join);
+        panic!("premod did not say {what} but {stderr:?}");
     }
 
     /// Waits until it has ended.
     pub(crate) fn end(mut self) -> Ended {
         let status = process::wait(&mut self.child);
         self.said.extend(self.lines.iter());
+        let stderr = self.stderr.take().expect("it is there until the end");
         Ended {
             status,
             lines: self.said,
-            stderr: self.stderr.join().expect("the reader of stderr"),
+            stderr: stderr.join().expect("the reader of stderr"),
         }
     }
 
@@ -124,7 +128,10 @@ impl Ended {
 
 impl std::fmt::Debug for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.status, self.stderr)?;
-        self.lines.iter().try_for_each(|line| write!(f, "\n{line}"))
+        // A whole report may be of hundreds of files; what went wrong stands in the end.
+        let mut said: Vec<&str> = self.stderr.lines().collect();
+        let unsaid = said.len().saturating_sub(SAID);
+        said.drain(..unsaid);
+        write!(f, "{}: {}", self.status, said.join("\n"))
     }
 }

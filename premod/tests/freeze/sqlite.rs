@@ -8,7 +8,7 @@ use crate::databases::{self, ACCOUNTS, BALANCE, Books, PADDING};
 
 /// Transfers of the first teller between two checkpoints. Without them the log would never begin anew while
 /// everybody is busy, and a copy of an old database with a log that goes further back is whole.
-const CHECKPOINT: u64 = 10;
+const CHECKPOINT: u64 = 5;
 
 /// A connection.
 pub(crate) struct Bank {

@@ -47,7 +47,7 @@ pub(crate) const NAMES: [&str; 9] = [
 ];
 
 /// Between two operations, so that two emulated CPUs have time for premod too.
-const PACE: Duration = Duration::from_millis(1);
+const PACE: Duration = Duration::from_millis(10);
 /// After a refusal.
 const PATIENCE: Duration = Duration::from_millis(5);
 

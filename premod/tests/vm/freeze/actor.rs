@@ -161,6 +161,10 @@ impl Actor {
         })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells it to change its files.
     pub(crate) fn order(&mut self) {
         self.orders.write_all(b"go\n").expect("the actor lives");

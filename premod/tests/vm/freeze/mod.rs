@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 mod commands;
+mod fuse;
 mod parts;
 mod policies;
 #[path = "../../freeze/premod.rs"]
