@@ -55,7 +55,6 @@ pub struct Facts {
     pub folio_mapping: u32,
     pub renamedata_old_dentry: u32,
     pub renamedata_new_dentry: u32,
-    pub inode_i_flags: u32,
     pub inode_i_dio_count: u32,
     pub inode_i_writecount: u32,
     pub address_space_i_mmap_writable: u32,

@@ -179,8 +179,8 @@ pub struct Look {
     pub mappings: i32,
     /// How far the filesystem is frozen by `FIFREEZE` (`s_writers.frozen`); 0 is not at all.
     pub frozen: u32,
-    /// `i_flags`.
-    pub flags: u32,
+    /// The asking process, in the initial pid namespace.
+    pub tgid: u32,
 }
 
 /// What a [`GuardRecord`] tells.

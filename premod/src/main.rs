@@ -46,7 +46,10 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Trace(arguments) => {
             commands::trace::run(arguments.into_settings(cli.verbose)?).await
         }
-        Command::Freeze(arguments) => commands::freeze::run(arguments.into_settings()?).await,
+        Command::Freeze(arguments) if arguments.unfreeze => {
+            commands::thaw::run(arguments.into_thaw_settings()).await
+        }
+        Command::Freeze(arguments) => commands::freeze::run(arguments.into_settings()).await,
         Command::Keeper(arguments) => {
             premod::freeze::keeper::run(&arguments.directory)?;
             Ok(0)

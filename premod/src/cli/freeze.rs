@@ -5,7 +5,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use premod_common::guard::MmapPolicy;
 
-use crate::{Error, commands::freeze::Settings, errno::Errno};
+use crate::{
+    commands::{freeze::Settings, thaw},
+    errno::Errno,
+};
 
 /// Freeze files: flush them, keep writers out, run CMD, and let everybody go on.
 ///
@@ -77,12 +80,19 @@ pub enum Mmap {
 }
 
 impl FreezeArgs {
+    /// What `premod thaw` would be told, for `-u`.
+    #[must_use]
+    pub fn into_thaw_settings(self) -> thaw::Settings {
+        thaw::Settings {
+            what: thaw::What::Files(self.files),
+            json: self.json,
+        }
+    }
+
     /// Turns the options into what the command knows.
-    ///
-    /// # Errors
-    /// None so far.
-    pub fn into_settings(self) -> Result<Settings, Error> {
-        Ok(Settings {
+    #[must_use]
+    pub fn into_settings(self) -> Settings {
+        Settings {
             files: self.files,
             command: self.command,
             deny: self.deny,
@@ -98,7 +108,7 @@ impl FreezeArgs {
             dry_run: self.dry_run,
             json: self.json,
             output: self.output,
-        })
+        }
     }
 }
 

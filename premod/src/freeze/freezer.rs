@@ -28,9 +28,10 @@ use crate::{
     kernel::{
         btf::Btf,
         caps,
-        enrol::{self, Enroller},
+        enrol::scratch_mark,
         environment::Environment,
-        facts, load,
+        facts::{self, FactTable},
+        load,
     },
 };
 
@@ -133,27 +134,15 @@ impl FreezerBuilder {
         if environment.lockdown_forbids() {
             return Err(load::refused(&environment, ""));
         }
-        let mut table = facts::gather(&btf);
+        let table = facts::gather(&btf);
         let kernel_btf = aya::Btf::from_sys_fs()
             .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
-        let places: Vec<PathBuf> = targets
-            .iter()
-            .filter_map(|target| target.path.parent().map(Into::into))
-            .collect();
-        let mut enroller = Enroller::load(table.facts, &kernel_btf, &environment)?;
-        let learnt = enrol::learn(&mut enroller, &mut table, &places)?;
-        drop(enroller);
         if let Some(fact) = table.missing_for_freeze() {
             return Err(Error::KernelLacks {
                 release: release(),
                 what: format!("{} (looked for in {})", fact.name, fact.source),
                 cost: "writers cannot be kept out".to_owned(),
             });
-        }
-        if learnt.own_pid != std::process::id() {
-            return Err(Error::BadValue(
-                "premod freeze has to run in the initial pid namespace, where it can see every process: run it on the host, not in the container".to_owned(),
-            ));
         }
         // Whatever a premod that was killed has left stopped is not to wait any longer.
         recover()?;
@@ -163,16 +152,22 @@ impl FreezerBuilder {
             mode: self.mode as u32,
             mmap: self.mmap as u32,
             errno: self.errno,
-            own_pid: learnt.own_pid,
+            own_pid: std::process::id(),
         };
         let mut guards = Guards::create(&table.facts, settings, &environment, pins.path())?;
         let keeper = Keeper::start(&pins)?;
         guards.attach(&btf, &kernel_btf, &environment)?;
         for target in &targets {
             let look = guards.look(target.as_fd())?;
+            if look.tgid != std::process::id() {
+                return Err(Error::BadValue(
+                    "premod freeze has to run in the initial pid namespace, where it can see every process: run it on the host, not in the container".to_owned(),
+                ));
+            }
             target.check_look(&look)?;
             guards.guard(&look)?;
         }
+        let dirty_mark = dirty_mark(&table, &targets, &mut guards)?;
         let ring = guards
             .take_happenings()
             .ok_or_else(|| Error::BadValue("the ring buffer is gone".to_owned()))?;
@@ -184,7 +179,6 @@ impl FreezerBuilder {
                 context: "cannot open the files a second time".to_owned(),
                 reason: error.to_string(),
             })?;
-        let dirty_mark = table.facts.mapping_dirty_mark;
         Ok(Freezer {
             inodes: Vec::new(),
             // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).
@@ -201,6 +195,26 @@ impl FreezerBuilder {
             told_twice: false,
             unseen: 0,
         })
+    }
+}
+
+/// The bit of `xa_flags` that says that some page is dirty. Old kernels do not tell it; there it is learnt from
+/// a scratch file.
+fn dirty_mark(table: &FactTable, targets: &[Target], guards: &mut Guards) -> Result<u32, Error> {
+    match table.facts.mapping_dirty_mark {
+        0 => {
+            let places: Vec<PathBuf> = targets
+                .iter()
+                .filter_map(|target| target.path.parent().map(Into::into))
+                .collect();
+            let mark = scratch_mark(&places, |file| Ok(Some(guards.look(file)?.mapping_flags)))?;
+            mark.ok_or_else(|| {
+                Error::BadValue(
+                    "premod needs a writable place for a scratch file, to learn how this kernel marks dirty pages: /var/tmp on a disk will do".to_owned(),
+                )
+            })
+        }
+        known => Ok(known),
     }
 }
 

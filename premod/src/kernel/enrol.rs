@@ -134,34 +134,40 @@ pub fn learn(
         untracked_bdi: answer[0].bdi,
         own_pid: answer[0].tgid,
     };
-    if table.facts.mapping_dirty_mark == 0
-        && let Some(mark) = scratch_mark(enroller, learnt.untracked_bdi, places)?
-    {
-        table.set_dirty_mark(mark, "a scratch file");
+    if table.facts.mapping_dirty_mark == 0 {
+        let mark = scratch_mark(places, |file| {
+            let answer = enroller.ask(&[file])?[0];
+            Ok((answer.bdi != learnt.untracked_bdi).then_some(answer.mapping_flags))
+        })?;
+        if let Some(mark) = mark {
+            table.set_dirty_mark(mark, "a scratch file");
+        }
     }
     Ok(learnt)
 }
 
-/// Dirties one page of an unnamed file and looks which mark its mapping gets.
-fn scratch_mark(
-    enroller: &mut Enroller,
-    untracked_bdi: u64,
+/// Dirties one page of an unnamed file and looks which mark its mapping gets. `flags` tells the `xa_flags` of a
+/// file's mapping; nothing, if it keeps no marks.
+pub(crate) fn scratch_mark(
     places: &[PathBuf],
+    mut flags: impl FnMut(BorrowedFd<'_>) -> Result<Option<u32>, Error>,
 ) -> Result<Option<u32>, Error> {
     let usual = ["/var/tmp", "/var/lib", "/root", "/"].map(PathBuf::from);
     let mounted = mounts::all();
     for place in places.iter().chain(&usual).chain(&mounted) {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::open(place, flags, Mode::RUSR | Mode::WUSR) else {
+        let how = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(place, how, Mode::RUSR | Mode::WUSR) else {
             continue;
         };
-        let before = enroller.ask(&[file.as_fd()])?[0];
-        if before.bdi == untracked_bdi || rustix::io::write(&file, b"premod").is_err() {
+        let Some(before) = flags(file.as_fd())? else {
+            continue;
+        };
+        if rustix::io::write(&file, b"premod").is_err() {
             continue;
         }
-        let after = enroller.ask(&[file.as_fd()])?[0];
+        let after = flags(file.as_fd())?.unwrap_or(before);
         // The marks are the highest bits: dirty, then writeback, then towrite. The write has set just one.
-        let mark = after.mapping_flags & !before.mapping_flags;
+        let mark = after & !before;
         if mark.is_power_of_two() {
             return Ok(Some(mark));
         }

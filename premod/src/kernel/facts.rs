@@ -40,6 +40,8 @@ impl FactTable {
     pub fn missing_for_freeze(&self) -> Option<&Fact> {
         self.list
             .iter()
+            // The mark is looked for when the programs are there.
+            .filter(|fact| fact.name != DIRTY_MARK)
             .find(|fact| (fact.essential || fact.cost == FREEZING) && fact.value.is_none())
     }
 
@@ -156,7 +158,6 @@ const OFFSETS: &[Offset] = &[
     offset!(folio, "mapping", folio_mapping, LONG_WRITES),
     offset!(renamedata, "old_dentry", renamedata_old_dentry, RENAMES),
     offset!(renamedata, "new_dentry", renamedata_new_dentry, RENAMES),
-    offset!(inode, "i_flags", inode_i_flags, FREEZING),
     offset!(inode, "i_dio_count.counter", inode_i_dio_count, FREEZING),
     offset!(inode, "i_writecount.counter", inode_i_writecount, FREEZING),
     offset!(

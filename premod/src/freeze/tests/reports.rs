@@ -154,7 +154,7 @@ fn a_report_looks_as_documented() {
         String::from_utf8(json_line(&report)).unwrap(),
         concat!(
             r#"{"schema":1,"type":"freeze","pid":4711,"state":"frozen","mode":"deny","errno":"EBUSY","mmap":"hold","#,
-            r#""began":"2026-11-22T16:31:00.123456789Z","deadline_mono_ns":60000000000,"remaining_ns":47650000000,"#,
+            r#""began":"2026-11-22T16:31:00.123456789Z","deadline_mono_ns":60000000000,"remaining_ns":47650000000,"took_ns":12345678,"generation":1,"#,
             r#""files":[{"path":"/a�","path_raw":"L2H/","device":{"major":259,"minor":2},"inode":131,"igen":9}],"#,
             r#""held":[{"pid":4242,"tid":4243,"comm":"postgres","for_ns":3200000000,"stopped_by_others":false}],"#,
             r#""refused":2,"killed":0,"violations":{"count":1,"first":[{"timestamp":"2026-11-22T16:31:00.123456789Z","#,
