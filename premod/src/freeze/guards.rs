@@ -74,13 +74,29 @@ impl Controls {
     /// # Errors
     /// If a hook does not come to its end.
     pub(crate) fn set(&mut self, phase: Phase, deadline: u64) -> Result<(), Error> {
+        self.order(phase, deadline)?;
+        self.wait_until_obeyed()
+    }
+
+    /// Tells the hooks what to do.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub(crate) fn order(&mut self, phase: Phase, deadline: u64) -> Result<(), Error> {
         let switch = Switch {
             phase: phase as u64,
             deadline,
         };
         self.switch
             .set(0, switch, 0)
-            .map_err(|error| Error::kernel("cannot set the freeze's switch", &error))?;
+            .map_err(|error| Error::kernel("cannot set the freeze's switch", &error))
+    }
+
+    /// Waits until no hook acts by an earlier order.
+    ///
+    /// # Errors
+    /// If a hook does not come to its end.
+    pub(crate) fn wait_until_obeyed(&self) -> Result<(), Error> {
         // The hooks count themselves before they look at the switch; we look at the count after it.
         fence(Ordering::SeqCst);
         let began = Instant::now();

@@ -38,10 +38,10 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 
-/// How often the keeper looks at the deadline.
+/// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
-    tv_nsec: 100_000_000,
+    tv_nsec: 50_000_000,
 };
 /// Longest wait for a keeper's report.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -94,21 +94,32 @@ fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
 
 /// Opens the switch and continues everybody.
 pub(crate) fn release(controls: &mut Controls) -> Recovered {
-    // Even if a hook hangs, those that are noted already are let go.
-    if let Err(error) = controls.set(Phase::Open, 0) {
-        tracing::error!("{error}");
-    }
+    let complain = |result: Result<(), Error>| {
+        if let Err(error) = result {
+            tracing::error!("{error}");
+        }
+    };
     let mut released = Recovered::default();
+    complain(controls.order(Phase::Open, 0));
+    // At once whoever is noted, then whoever a hook was still about to stop.
+    released.add(continue_all(controls));
+    complain(controls.wait_until_obeyed());
+    released.add(continue_all(controls));
+    released
+}
+
+fn continue_all(controls: &mut Controls) -> Recovered {
+    let mut continued = Recovered::default();
     for (pid, held) in controls.held() {
         let comm = name(&held.comm);
         match try_let_go(pid, &held) {
-            Outcome::Continued => released.continued.push((Pid(pid), comm)),
+            Outcome::Continued => continued.continued.push((Pid(pid), comm)),
             Outcome::Gone => {}
-            Outcome::Left(why) => released.left.push((Pid(pid), comm, why.to_owned())),
+            Outcome::Left(why) => continued.left.push((Pid(pid), comm, why.to_owned())),
         }
         let _ = controls.held.remove(&pid);
     }
-    released
+    continued
 }
 
 /// A task's name, which ends at the first NUL byte.
@@ -302,22 +313,29 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     let mut all = Recovered::default();
     loop {
         let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
-        let ready = rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0;
+        // The pipe ends late if premod is killed: the kernel detaches the programs first, one by one.
+        let over =
+            rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0 || is_orphan(directory);
         let switch = controls.switch.get(&0, 0).unwrap_or_default();
         let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
-        if ready || expired {
+        if over || expired {
             all.add(release(&mut controls));
         }
-        if ready {
+        if over {
             break;
         }
     }
     // premod may be gone, and then nobody reads this.
     let _ = stdout.write_all(all.write().as_bytes());
-    if started_of(directory).is_none_or(|(pid, began)| started(pid) != Some(began)) {
+    if is_orphan(directory) {
         remove(directory);
     }
     Ok(())
+}
+
+/// Whether the premod that has made this directory lives no more.
+fn is_orphan(directory: &Path) -> bool {
+    started_of(directory).is_none_or(|(pid, began)| started(pid) != Some(began))
 }
 
 fn ignore_signals() {
@@ -342,10 +360,7 @@ pub fn recover() -> Result<Recovered, Error> {
     let mut all = Recovered::default();
     for entry in fs::read_dir(root()).into_iter().flatten().flatten() {
         let directory = entry.path();
-        let Some((pid, began)) = started_of(&directory) else {
-            continue;
-        };
-        if started(pid) == Some(began) {
+        if !is_orphan(&directory) {
             continue;
         }
         // A keeper that has just removed them has done the work.

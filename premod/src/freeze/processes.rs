@@ -190,10 +190,13 @@ pub(crate) fn threads(pid: u32) -> Vec<u32> {
     tasks.filter_map(|task| task.tid.try_into().ok()).collect()
 }
 
-/// When a process began, in clock ticks since boot; `None` if there is none.
+/// `PF_EXITING` of include/linux/sched.h, the same since 2.6: the task is ending.
+const PF_EXITING: u32 = 0x4;
+
+/// When a process began, in clock ticks since boot; `None` if there is none, or if it is ending.
 pub(crate) fn started(pid: u32) -> Option<u64> {
     let stat = Process::new(pid as i32).ok()?.stat().ok()?;
-    (stat.state != 'Z').then_some(stat.starttime)
+    (stat.flags & PF_EXITING == 0).then_some(stat.starttime)
 }
 
 /// Whether every thread of a process is stopped.

@@ -47,7 +47,7 @@ pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> 
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
         result => {
-            result.map_err(|error| Error::kernel("cannot note a process to be stopped", &error))?
+            result.map_err(|error| Error::kernel("cannot note a process to be stopped", &error))?;
         }
     }
     let sent = open(user)
