@@ -59,7 +59,7 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
     match errno {
         EAGAIN => -(EAGAIN as i32),
         EBUSY => -(EBUSY as i32),
-        _ => -(settings().errno as i32),
+        _ => settings().verdict,
     }
 }
 
