@@ -252,6 +252,7 @@ fn clock_is_set(scene: &mut Scene) {
     set_clock(false);
     expect_timeout_after_clock(scene, freeze);
     set_clock(true);
+    set_clock(true);
 }
 
 fn expect_timeout_after_clock(scene: &mut Scene, freeze: Freeze) {

@@ -92,7 +92,10 @@ fn freeze(files: &[PathBuf], deny: bool) {
     let checker = [plain(&checker), "check"];
     let options = [mode, "--timeout", "60s", "--"];
     let arguments = [&names[..], &options, &checker, &names].concat();
-    Freeze::start(&arguments).end().expect(0);
+    let ended = Freeze::start(&arguments).end().expect(0);
+    let report = ended.lines.last().expect("a report");
+    assert_eq!(report["state"], "thawed", "{report}");
+    assert_eq!(report["violations"]["count"], 0, "{report}");
 }
 
 /// The same check has to fail when nothing is frozen, or it would mean nothing.

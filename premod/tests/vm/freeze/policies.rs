@@ -22,9 +22,11 @@ tests! {
 
 /// An actor with a directory of its own.
 pub(super) fn actor(place: &Place, way: &str) -> Actor {
+    // A name that mount(8) takes among its options.
+    let name = way.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let place = Place {
-        directory: place.directory.join(way),
-        outside: place.outside.join(way),
+        directory: place.directory.join(&name),
+        outside: place.outside.join(&name),
         ..place.clone()
     };
     for directory in [&place.directory, &place.outside] {

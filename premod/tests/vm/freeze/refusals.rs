@@ -72,7 +72,7 @@ fn files_that_others_can_change_are_not_frozen(place: &Place) {
     // The actors mount what is needed.
     let overlay = actor(place, "overlayfs: write");
     let upper = Path::new(&overlay.files[0].path);
-    let merged = place.outside.join("overlayfs: write/merged/data");
+    let merged = place.outside.join("overlayfs__write/merged/data");
     assert!(merged.exists(), "the overlay of {}", upper.display());
     not_frozen(&merged, 15, &["overlayfs", "upper"]);
     let exported = actor(place, "nfsd: write");
