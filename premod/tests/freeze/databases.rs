@@ -22,12 +22,12 @@ use crate::{
 };
 
 /// Accounts, and what is in each at the beginning.
-pub(crate) const ACCOUNTS: u64 = 12_000;
+pub(crate) const ACCOUNTS: u64 = 9_000;
 pub(crate) const BALANCE: u64 = 1000;
 /// Bytes that make an account as large as a real one.
 pub(crate) const PADDING: usize = 240;
 /// Processes that move money.
-const TELLERS: usize = 3;
+const TELLERS: usize = 2;
 /// Transfers that each of them makes between two copies at least.
 const BETWEEN: u64 = 3;
 /// Time for others between two transfers: two emulated CPUs have to do all this.

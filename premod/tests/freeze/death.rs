@@ -163,76 +163,69 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
     ));
 }
 
-/// The other ends.
-pub(crate) fn ends(directories: &[PathBuf], board: &Path) {
+/// The other ends, each so many times.
+pub(crate) fn ends(directories: &[PathBuf], board: &Path, times: u32) {
     let mut scene = Scene::start(directories, board);
-    timeout(&mut scene);
-    terminated(&mut scene);
-    command_fails(&mut scene);
-    clock_is_set(&mut scene);
-    keeper_is_killed(&mut scene);
-    stopped_by_others(&mut scene, board);
-    scene.finish("other ends");
+    for time in 0..times {
+        timeout(&mut scene);
+        let signal = [Signal::TERM, Signal::INT][time as usize % 2];
+        terminated(&mut scene, signal);
+        command_fails(&mut scene, time);
+        if time % 2 == 1 {
+            clock_is_set(&mut scene);
+        }
+        keeper_is_killed(&mut scene);
+        stopped_by_others(&mut scene, board);
+    }
+    scene.finish(&format!("other ends, {times} times"));
 }
 
-/// A CMD that takes longer than the timeout.
+/// A CMD that takes longer than the timeout: the hooks let everybody go by themselves, whatever premod is doing
+/// at that moment. The clock on the wall is set meanwhile, and means nothing.
 fn timeout(scene: &mut Scene) {
     let sleeper = sleeper("60");
     let sleeper = sleeper.each_ref().map(String::as_str);
-    let freeze = scene.freeze(&["--timeout", "2s"], &sleeper);
-    expect_timeout(scene, freeze);
-}
-
-/// The hooks let everybody go by themselves, whatever premod is doing at that moment.
-fn expect_timeout(scene: &mut Scene, mut freeze: Freeze) {
+    let mut freeze = scene.freeze(&["--timeout", "3s"], &sleeper);
     freeze.frozen();
     let frozen = now();
+    set_clock(false);
     scene.wait_for_holds();
-    scene.expect_all_to_run_after(frozen, 2 * SOON);
-    let said = freeze.end().expect(17).stderr;
-    assert!(said.contains("premod: "), "{said}");
+    process::wait_for("the end of the freeze", || {
+        scene.stopped() == 0 || now() > frozen + 3 * SOON
+    });
+    // The time counts from a moment before this one.
+    scene.expect_all_to_run(now().min(frozen + 3 * SOON));
+    set_clock(true);
+    freeze.end().expect(17);
 }
 
-impl Scene {
-    /// The same where the freeze ends within `limit`.
-    fn expect_all_to_run_after(&mut self, frozen: u64, limit: u64) {
-        process::wait_for("the end of the freeze", || {
-            self.stopped() == 0 || now() > frozen + limit
-        });
-        // With a second for premod's own clock to begin: the deadline counts from the beginning.
-        self.expect_all_to_run(now().min(frozen + limit));
-    }
-}
-
-fn terminated(scene: &mut Scene) {
+fn terminated(scene: &mut Scene, signal: Signal) {
     let sleeper = sleeper("60");
     let sleeper = sleeper.each_ref().map(String::as_str);
-    for signal in [Signal::TERM, Signal::INT] {
-        let mut freeze = scene.freeze(&[], &sleeper);
-        freeze.frozen();
-        scene.wait_for_holds();
-        let killed = now();
-        freeze.signal(signal);
-        scene.expect_all_to_run(killed);
-        let ended = freeze.end();
-        assert_ne!(ended.status.code(), Some(0), "CMD did not end: {ended:?}");
-    }
+    let mut freeze = scene.freeze(&[], &sleeper);
+    freeze.frozen();
+    scene.wait_for_holds();
+    let killed = now();
+    freeze.signal(signal);
+    scene.expect_all_to_run(killed);
+    let ended = freeze.end();
+    assert_ne!(ended.status.code(), Some(0), "CMD did not end: {ended:?}");
 }
 
-fn command_fails(scene: &mut Scene) {
-    for (command, code) in [
+fn command_fails(scene: &mut Scene, time: u32) {
+    let commands = [
         (&["sh", "-c", "exit 7"][..], 7),
-        (&["sh", "-c", "kill -KILL $$"], 128 + 9),
         (&["/no/such/program"], 127),
+        (&["sh", "-c", "kill -KILL $$"], 128 + 9),
         (&["/dev"], 126),
-    ] {
-        let freeze = scene.freeze(&[], command);
-        freeze.end().expect(code);
+    ];
+    for (command, code) in commands.into_iter().skip(2 * (time as usize % 2)).take(2) {
+        scene.freeze(&[], command).end().expect(code);
         scene.expect_all_to_run(now());
     }
 }
 
-/// Deadlines are not kept by the clock on the wall.
+/// Deadlines are not kept by the clock on the wall: a freeze does not end early, or late, when that is set.
 fn clock_is_set(scene: &mut Scene) {
     let sleeper = sleeper("1");
     let sleeper = sleeper.each_ref().map(String::as_str);
@@ -244,22 +237,6 @@ fn clock_is_set(scene: &mut Scene) {
         freeze.end().expect(0);
         scene.expect_all_to_run(now());
     }
-    let sleeper = self::sleeper("60");
-    let sleeper = sleeper.each_ref().map(String::as_str);
-    let mut freeze = scene.freeze(&["--timeout", "2s"], &sleeper);
-    freeze.frozen();
-    set_clock(false);
-    set_clock(false);
-    expect_timeout_after_clock(scene, freeze);
-    set_clock(true);
-    set_clock(true);
-}
-
-fn expect_timeout_after_clock(scene: &mut Scene, freeze: Freeze) {
-    let frozen = now();
-    scene.wait_for_holds();
-    scene.expect_all_to_run_after(frozen, 2 * SOON);
-    freeze.end().expect(17);
 }
 
 /// Sets the clock an hour forward, or back.
@@ -284,15 +261,17 @@ fn keeper_is_killed(scene: &mut Scene) {
     process::signal(keepers[0], Signal::KILL);
     freeze.signal(Signal::KILL);
     freeze.end();
-    assert!(scene.stopped() > 0, "somebody has continued the writers");
+    assert!(
+        scene.stopped() > 0,
+        "somebody has continued the writers already"
+    );
     let recover = || {
         let output = Command::new("premod").args(["thaw", "--recover"]).output();
         let output = output.expect("premod can be run");
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     };
-    let began = now();
     recover();
-    scene.expect_all_to_run(began.max(now()));
+    scene.expect_all_to_run(now());
     // Once more: there is nothing to do.
     recover();
     scene.expect_all_to_run(now());

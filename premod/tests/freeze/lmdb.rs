@@ -33,7 +33,7 @@ pub(crate) fn create(directory: &Path) {
         put.expect("put");
     };
     (0..ACCOUNTS).for_each(|account| put(account, BALANCE));
-    (0..3).for_each(|teller| put(TELLERS + teller, 0));
+    (0..2).for_each(|teller| put(TELLERS + teller, 0));
     transaction.commit().expect("commit");
 }
 

@@ -71,7 +71,7 @@ fn run(part: &str, count: u32, directories: &[PathBuf]) {
         "hammer" => hammer::run(directories, board, count),
         "databases" => databases::run(directories, board, count),
         "kills" => death::kills(directories, board, count),
-        "ends" => death::ends(directories, board),
+        "ends" => death::ends(directories, board, count),
         "pause" => directories
             .iter()
             .for_each(|directory| pause::run(directory, board, count)),

@@ -173,7 +173,7 @@ fn a_dry_run_tells_and_freezes_nothing(place: &Place) {
 
 fn the_timeout_ends_a_freeze_without_a_command(place: &Place) {
     let mut writer = actor(place, "pwrite");
-    let freeze = freeze(&[&writer], &["--hold", "--timeout", "15s"]);
+    let freeze = freeze(&[&writer], &["--hold", "--timeout", "6s"]);
     assert_eq!(outcome(&mut writer), Outcome::Held);
     let ended = freeze.end().expect(20);
     process::wait_for("the writer goes on", || writer.outcome() == Outcome::Made);
