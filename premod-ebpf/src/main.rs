@@ -5,7 +5,8 @@
 //! ([`path`]) and puts it into the ring buffer. Everything that reads kernel structures goes through
 //! [`kernel`], whose offsets are given by the loader.
 //!
-//! All programs fail open: nothing here ever denies or delays an operation.
+//! All programs fail open: nothing here ever denies or delays an operation. What does is in `freeze/`, an object of
+//! its own.
 #![no_std]
 #![no_main]
 // BPF has no stable inline assembly yet, and the 64-bit compare-and-swap is to be had no other way.

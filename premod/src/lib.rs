@@ -23,6 +23,8 @@
 //! }
 //! ```
 //!
+//! [`freeze::Freezer`] keeps the bytes of files still for a while, although others have them open and mapped.
+//!
 //! It needs Linux 6.1 or later with BTF, and `CAP_BPF` and `CAP_PERFMON` (root has them).
 
 /// Says something on stderr. Unlike `eprintln!`, it does not mind if nobody listens any more.

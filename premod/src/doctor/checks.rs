@@ -162,7 +162,7 @@ fn lsm(gathered: &Gathered) -> Option<Problem> {
     };
     Some(Problem {
         what,
-        cost: "tracing works by fentry, which the kernel may skip (it is counted); nothing can be denied"
+        cost: "tracing works by fentry, which the kernel may skip (it is counted); premod freeze does not work"
             .to_owned(),
         remedy,
         fatal: false,
