@@ -85,8 +85,13 @@ pub struct GuardSettings {
     pub mmap: u32,
     /// The errno of [`Mode::Deny`], positive.
     pub errno: u32,
+    /// The same as hooks answer it, negative. Before Linux 6.17 the verifier forgets what it knows of a number
+    /// that a program negates (`BPF_NEG`), and refuses the program.
+    pub verdict: i32,
     /// premod's process id in the initial pid namespace.
     pub own_pid: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// What the kernel side counts. The numbers only grow, but for `busy`.

@@ -25,6 +25,11 @@ use crate::{
 /// `churn`: files are created, written and deleted as fast as possible, and the memory that premod
 /// takes for them is measured.
 ///
+/// `freeze`: premod freezes files that are hammered, and databases at work, and is killed in the middle.
+/// No byte of a frozen file may change, no writer may lose anything or stay stopped.
+///
+/// `pause`: how long a writer stands still while a frozen file is copied.
+///
 /// The numbers go to stdout. Fails when anything was not announced, or when premod's memory grew.
 /// docs/soak.md explains the numbers.
 #[derive(Args)]
@@ -35,15 +40,18 @@ pub(crate) struct Options {
     /// Only on this file system; by default on all three at once
     #[arg(long = "fs", value_name = "TYPE")]
     filesystems: Vec<Filesystem>,
-    /// How long on each kernel; both parts share it
+    /// How long on each kernel; the parts `changes` and `churn` share it
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Where the random numbers begin, to repeat a run in kind: the scheduler is not repeated
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Only this part
+    /// Only this part; by default `changes` and `churn`
     #[arg(long)]
     part: Option<Part>,
+    /// How many freezes, copies and kills there are in the parts `freeze` and `pause`
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..))]
+    times: u32,
     /// Hide some events from the judge: the soak has to fail then
     #[arg(long, hide = true)]
     blind: bool,
@@ -55,10 +63,16 @@ enum Part {
     Changes,
     /// What premod keeps for files must go with them
     Churn,
+    /// Frozen files must not change, and writers must not notice
+    Freeze,
+    /// What a freeze costs a writer
+    Pause,
 }
 
 /// Starting, setting up, and ending take time of their own, on a slow machine above all.
 const MARGIN: Duration = Duration::from_secs(300);
+/// How long one of the `--times` may take with all that belongs to it.
+const EACH: Duration = Duration::from_secs(60);
 
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
@@ -66,7 +80,11 @@ impl Options {
         parts.extend([setup::Part::Qemu, setup::Part::Guest]);
         parts.extend(self.kernels.iter().cloned().map(setup::Part::Kernel));
         setup::ensure(&parts)?;
-        let programs = vm::programs(true, &[("soak", "/usr/bin/premod-soak")])?;
+        let tests = [
+            ("soak", "/usr/bin/premod-soak"),
+            ("freeze", "/usr/bin/premod-freeze"),
+        ];
+        let programs = vm::programs(true, &tests)?;
         let seed = self.seed.unwrap_or_else(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             now.map_or(1, |now| now.as_secs() % 1_000_000)
@@ -76,17 +94,14 @@ impl Options {
             let vm = Vm {
                 filesystems: self.filesystems(),
                 programs: programs.clone(),
-                timeout: Some(Duration::from_secs(self.minutes * 60) + MARGIN),
+                timeout: Some(self.duration() + MARGIN),
                 ..Vm::new(setup::kernel(series)?, self.command(seed))
             };
-            println!(
-                "kernel {}, {} minutes, seed {seed}",
-                vm.kernel.release, self.minutes
-            );
+            println!("kernel {}, {}", vm.kernel.release, self.terms(seed));
             let report: Report = vm.run(&format!("soak-{series}"), &mut Output)?;
             let code = report.exit_code();
             if code != ExitCode::SUCCESS {
-                eprintln!("xtask: the soak on {series} failed; to repeat it: --seed {seed}");
+                eprintln!("xtask: the soak on {series} failed ({})", self.terms(seed));
                 worst = code;
             }
         }
@@ -101,12 +116,53 @@ impl Options {
         }
     }
 
+    /// Whether premod freezes instead of tracing.
+    fn freezes(&self) -> bool {
+        matches!(self.part, Some(Part::Freeze | Part::Pause))
+    }
+
+    fn duration(&self) -> Duration {
+        if self.freezes() {
+            EACH * self.times
+        } else {
+            Duration::from_secs(self.minutes * 60)
+        }
+    }
+
+    fn terms(&self, seed: u64) -> String {
+        if self.freezes() {
+            format!("{} times", self.times)
+        } else {
+            format!("{} minutes, --seed {seed}", self.minutes)
+        }
+    }
+
     fn command(&self, seed: u64) -> String {
+        let directories = |part: &str| {
+            let filesystems = self.filesystems();
+            // One alone is mounted elsewhere.
+            if let [_] = filesystems[..] {
+                return format!("/mnt/test/{part}");
+            }
+            let directory = |filesystem: &Filesystem| format!("/mnt/{}/{part}", filesystem.name());
+            let all: Vec<_> = filesystems.iter().map(directory).collect();
+            all.join(" ")
+        };
+        let freeze = |part| format!("premod-freeze {part} {} {}", self.times, directories(part));
+        match self.part {
+            Some(Part::Freeze) => {
+                return ["hammer", "databases", "kills", "ends"]
+                    .map(freeze)
+                    .join(" && ");
+            }
+            Some(Part::Pause) => return freeze("pause"),
+            _ => {}
+        }
         let mut command = format!("premod-soak --minutes {} --seed {seed}", self.minutes);
         if let Some(part) = self.part {
             command += match part {
                 Part::Changes => " --part changes",
-                Part::Churn => " --part churn",
+                _ => " --part churn",
             };
         }
         if self.blind {

@@ -24,6 +24,8 @@ const EAGAIN: u32 = 11;
 const EBUSY: u32 = 16;
 const SIGSTOP: u32 = 19;
 const SIGKILL: u32 = 9;
+/// Tells a process that was killed from one that was refused; process ids have 22 bits.
+const KILLED: u32 = 1 << 31;
 
 /// Keeps a modifier out that asks before it modifies; returns what its hook has to answer.
 ///
@@ -59,7 +61,7 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
     match errno {
         EAGAIN => -(EAGAIN as i32),
         EBUSY => -(EBUSY as i32),
-        _ => -(settings().errno as i32),
+        _ => settings().verdict,
     }
 }
 
@@ -130,7 +132,14 @@ fn kill(inode: InodeAddress) -> bool {
         count!(unstopped);
         return false;
     }
-    count!(killed);
-    tell(inode, Happening::Killed, Op::Mmap, 0);
+    // The fault of a process that is dying may be tried again, and it dies once.
+    let process = Running::now().process();
+    if REFUSED
+        .insert(process | KILLED, Op::Mmap as u32, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        count!(killed);
+        tell(inode, Happening::Killed, Op::Mmap, 0);
+    }
     true
 }

@@ -59,7 +59,7 @@ pub(crate) static IN_FLIGHT: HashMap<u32, InFlight> = HashMap::with_max_entries(
 #[map]
 pub(crate) static AWAITED: HashMap<u32, u32> = HashMap::with_max_entries(IN_FLIGHT_MAX, 0);
 
-/// Processes whose refusal was told: once is enough.
+/// Processes whose refusal, or death, was told: once is enough.
 #[map]
 pub(crate) static REFUSED: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
 

@@ -152,7 +152,9 @@ impl FreezerBuilder {
             mode: self.mode as u32,
             mmap: self.mmap as u32,
             errno: self.errno,
+            verdict: -self.errno.cast_signed(),
             own_pid: std::process::id(),
+            padding: 0,
         };
         let mut guards = Guards::create(&table.facts, settings, &environment, pins.path())?;
         let keeper = Keeper::start(&pins)?;

@@ -210,6 +210,8 @@ impl Keeper {
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // Whoever waits for the end of premod's stderr must not wait for the keeper's.
+            .stderr(Stdio::null())
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
         let mut ready = [0];

@@ -56,16 +56,27 @@ pub(crate) fn users(targets: &[Target], wanted: Wanted) -> Vec<User> {
             if pid == own {
                 return None;
             }
-            let mut files = Vec::new();
-            for (number, target) in targets.iter().enumerate() {
-                let access = Access {
-                    open: wanted.open && has_open(pid, target),
-                    mapped: wanted.mapped && has_mapped(&process, target),
-                };
-                if access != Access::default() {
-                    files.push((number, access));
-                }
-            }
+            // Once for each process and not for each file: both tables may be long.
+            let open = if wanted.open {
+                open(pid, targets)
+            } else {
+                Vec::new()
+            };
+            let mapped = if wanted.mapped {
+                mapped(&process, targets)
+            } else {
+                Vec::new()
+            };
+            let files: Vec<_> = (0..targets.len())
+                .map(|number| {
+                    let access = Access {
+                        open: open.contains(&number),
+                        mapped: mapped.contains(&number),
+                    };
+                    (number, access)
+                })
+                .filter(|(_, access)| *access != Access::default())
+                .collect();
             if files.is_empty() {
                 return None;
             }
@@ -81,17 +92,21 @@ pub(crate) fn users(targets: &[Target], wanted: Wanted) -> Vec<User> {
         .collect()
 }
 
+/// The targets, by their numbers, that a process has open for writing.
+///
 /// The number of the inode is compared first: a look at the file itself could wait for a server that is gone.
-fn has_open(pid: u32, target: &Target) -> bool {
+fn open(pid: u32, targets: &[Target]) -> Vec<usize> {
     let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
-    entries.into_iter().flatten().flatten().any(|entry| {
+    let mut found = Vec::new();
+    for entry in entries.into_iter().flatten().flatten() {
         let Ok(info) = fs::read_to_string(entry.path()) else {
-            return false;
+            continue;
         };
-        let number = entry.file_name();
-        is_open_for_writing(&info, target.id.1)
-            && is(&Path::new(&format!("/proc/{pid}/fd")).join(number), target)
-    })
+        let path = Path::new(&format!("/proc/{pid}/fd")).join(entry.file_name());
+        let same = |target: &Target| is_open_for_writing(&info, target.id.1) && is(&path, target);
+        found.extend(targets.iter().position(same));
+    }
+    found
 }
 
 /// Whether a descriptor's `fdinfo` tells of this inode number and a way to write.
@@ -106,23 +121,20 @@ fn is_open_for_writing(info: &str, inode: u64) -> bool {
         && flags.is_some_and(|flags| flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32)
 }
 
-fn has_mapped(process: &Process, target: &Target) -> bool {
+/// The targets, by their numbers, that a process has mapped, shared and writable.
+fn mapped(process: &Process, targets: &[Target]) -> Vec<usize> {
     let Ok(maps) = process.maps() else {
-        return false;
+        return Vec::new();
     };
     let storable = MMPermissions::WRITE | MMPermissions::SHARED;
-    maps.iter().any(|map| {
+    let mut found = Vec::new();
+    for map in maps.iter().filter(|map| map.perms.contains(storable)) {
         let (begin, end) = map.address;
-        map.inode == target.id.1
-            && map.perms.contains(storable)
-            && is(
-                Path::new(&format!(
-                    "/proc/{}/map_files/{begin:x}-{end:x}",
-                    process.pid()
-                )),
-                target,
-            )
-    })
+        let path = format!("/proc/{}/map_files/{begin:x}-{end:x}", process.pid());
+        let same = |target: &Target| map.inode == target.id.1 && is(Path::new(&path), target);
+        found.extend(targets.iter().position(same));
+    }
+    found
 }
 
 fn is(path: &Path, target: &Target) -> bool {

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode},
+    process::ExitCode,
     sync::{
         atomic::Ordering::SeqCst,
         mpsc::{Receiver, channel},
@@ -20,7 +20,7 @@ use crate::{
     Options,
     board::{Board, Entry, Phase, SLOTS},
     checker::Checker,
-    crew::{Crew, WORKERS},
+    crew::Crew,
     files::{self, LARGEST, Locks},
     judge::{Event, FileId, Judge, Period},
     kinds::Kind,

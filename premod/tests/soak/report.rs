@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duratio
 
 use crate::{
     board::Board,
-    changes::{Log, WORKERS},
+    changes::Log,
+    crew::WORKERS,
     judge::{Fault, FileId, Judge, Numbers},
     kinds::Kind,
 };

@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::trace::Trace;
+use crate::{freeze, trace::Trace};
 
 /// A test on every filesystem: prepares, and returns what checks.
 pub(crate) type Prepare = fn(&Place) -> Check;
@@ -34,6 +34,8 @@ pub(crate) struct Test {
 pub(crate) enum Run {
     /// On each filesystem, all with the same premod.
     Shared(Prepare),
+    /// On each filesystem: this way to change a file, against a freeze that all of them share.
+    Frozen(&'static str),
     /// Once, on the first filesystem, with a premod of its own.
     Alone(fn(&Place)),
 }
@@ -87,7 +89,7 @@ impl Place {
 }
 
 /// Whether `bpf` is among the active LSMs in this boot.
-fn has_lsm() -> bool {
+pub(crate) fn has_lsm() -> bool {
     std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off")
 }
 
@@ -138,14 +140,23 @@ pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
         .iter()
         .filter(|test| filter.split('|').any(|part| test.name.contains(part)));
     let mut report = Report::default();
-    let mut shared = Vec::new();
+    let (mut shared, mut frozen) = (Vec::new(), Vec::new());
     for test in wanted.clone() {
-        if let Run::Shared(prepare) = test.run {
-            shared.extend(mounts.iter().map(|mount| (test.name, mount, prepare)));
+        match test.run {
+            Run::Shared(prepare) => {
+                shared.extend(mounts.iter().map(|mount| (test.name, mount, prepare)));
+            }
+            Run::Frozen(way) => {
+                frozen.extend(mounts.iter().map(|mount| (test.name, mount, way)));
+            }
+            Run::Alone(_) => {}
         }
     }
     if !shared.is_empty() {
         run_shared(&shared, &mounts, &mut report);
+    }
+    if !frozen.is_empty() {
+        run_frozen(&frozen, &mut report);
     }
     for test in wanted {
         if let Run::Alone(run) = test.run {
@@ -209,6 +220,25 @@ fn run_shared(tests: &[(&'static str, &Mount, Prepare)], mounts: &[Mount], repor
     );
 }
 
+/// Goes all ways against frozen files, first held, then denied.
+fn run_frozen(tests: &[(&'static str, &Mount, &'static str)], report: &mut Report) {
+    let places: Vec<_> = tests
+        .iter()
+        .map(|&(name, mount, way)| (way, Place::new(mount, name)))
+        .collect();
+    let began = Instant::now();
+    let mut problems = None;
+    report.verdict("files_freeze_and_thaw_for_all_ways", "-", began, || {
+        problems = Some(freeze::ways::problems(&places));
+    });
+    let problems = problems.unwrap_or_default();
+    for ((name, mount, _), problems) in tests.iter().zip(problems) {
+        report.verdict(name, &mount.filesystem, Instant::now(), || {
+            assert!(problems.is_empty(), "{}", problems.join("; "));
+        });
+    }
+}
+
 /// What has been said so far.
 #[derive(Default)]
 struct Report {
@@ -238,7 +268,7 @@ impl Report {
     }
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<String>()
         .cloned()

@@ -8,6 +8,7 @@ mod command;
 mod coverage;
 mod diagnosis;
 mod first_dirty;
+mod freeze;
 mod harness;
 mod hostile;
 mod identity;
@@ -41,6 +42,7 @@ fn tests() -> Vec<Test> {
         hostile::TESTS,
         accounting::TESTS,
         &coverage::tests(),
+        &freeze::tests(),
         races::TESTS,
         command_line,
         diagnosis::TESTS,
@@ -52,6 +54,7 @@ fn tests() -> Vec<Test> {
 fn main() -> std::process::ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
+        Some("act") => freeze::actor::run(&arguments[1..]),
         Some(word) if workload::is_known(word) => workload::run(word, &arguments[1..]),
         filter => harness::run(&tests(), filter.unwrap_or_default()),
     }

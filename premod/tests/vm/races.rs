@@ -2,7 +2,7 @@
 //! be by chance ([`crate::spin`]), while the other half of the race happens.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::mpsc,

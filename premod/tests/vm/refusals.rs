@@ -21,7 +21,7 @@ tests! {
 }
 
 /// Runs premod, which has to fail with this code and one sentence on stderr that contains `words`.
-fn refused(command: &mut Command, code: i32, words: &[&str]) {
+pub(crate) fn refused(command: &mut Command, code: i32, words: &[&str]) {
     let output = command
         .stdin(Stdio::null())
         .output()

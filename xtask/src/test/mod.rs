@@ -99,7 +99,11 @@ impl Options {
 
     /// One boot for each kernel with all its file systems, and one without bpf as an LSM.
     fn run_in_vm(&self, kernels: &[String]) -> Result<Vec<Row>> {
-        let programs = match vm::programs(true, &[("vm", "/usr/bin/premod-vm-test")]) {
+        let tests = [
+            ("vm", "/usr/bin/premod-vm-test"),
+            ("freeze", "/usr/bin/premod-freeze"),
+        ];
+        let programs = match vm::programs(true, &tests) {
             Ok(programs) => programs,
             Err(error) => return Ok(vec![Row::failure("build for the VM", format!("{error:#}"))]),
         };

@@ -217,9 +217,7 @@ fn pinned(place: &Place) -> Result<Change, String> {
             .build();
         // SAFETY: the file and the mapping live until the completion below.
         unsafe { ring.submission().push(&entry).expect("room in the queue") };
-        ring.submit_and_wait(1).expect("io_uring_enter");
-        let result = ring.completion().next().map(|entry| entry.result());
-        assert_eq!(result, Some(BLOCK as i32));
+        assert_eq!(writes::complete(&mut ring), Some(BLOCK as i32));
     });
     Ok(Change {
         excuse: Some(

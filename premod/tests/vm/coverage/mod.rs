@@ -25,7 +25,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Check, Place, Test},
+    harness::{Check, Place, Run, Test},
     trace::{Trace, path_of},
     workload::now,
 };
@@ -81,9 +81,11 @@ pub(crate) struct Target {
 /// Sets everything up, before premod starts. An error says why the way does not exist here.
 pub(crate) type Way = fn(&Place) -> Result<Change, String>;
 
-/// Makes the table of a file's ways. The names are those in docs/coverage.md.
+/// Makes the tables of a file's ways, and of the tests of what is announced. The names are those in
+/// docs/coverage.md.
 macro_rules! ways {
     ($($name:literal => $way:ident),+ $(,)?) => {
+        pub(crate) const WAYS: &[(&str, $crate::coverage::Way)] = &[$(($name, $way)),+];
         pub(crate) const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             name: concat!("covered: ", $name),
             run: $crate::harness::Run::Shared(|place| {
@@ -109,6 +111,42 @@ pub(crate) fn tests() -> Vec<Test> {
         silent::TESTS,
     ]
     .concat()
+}
+
+/// Every way, with its name.
+fn all_ways() -> impl Iterator<Item = (&'static str, Way)> {
+    let ways = [
+        writes::WAYS,
+        splices::WAYS,
+        sizes::WAYS,
+        mappings::WAYS,
+        ioctls::WAYS,
+        stacked::WAYS,
+        nfsd::WAYS,
+        dax::WAYS,
+        silent::WAYS,
+    ];
+    ways.into_iter().flatten().copied()
+}
+
+/// The way with this name.
+pub(crate) fn way(name: &str) -> Way {
+    let (_, way) = all_ways()
+        .find(|(known, _)| *known == name)
+        .expect("a known way");
+    way
+}
+
+/// All ways, against frozen files. Not DAX, whose files are refused.
+pub(crate) fn frozen_tests() -> Vec<Test> {
+    all_ways()
+        .filter(|(name, _)| !name.starts_with("DAX"))
+        .map(|(name, _)| Test {
+            // The list is made once.
+            name: format!("frozen: {name}").leak(),
+            run: Run::Frozen(name),
+        })
+        .collect()
 }
 
 impl Change {

@@ -188,10 +188,22 @@ fn uring_with(
             .flags(how);
         // SAFETY: the file and the memory live until the completion below.
         unsafe { ring.submission().push(&entry).expect("room in the queue") };
-        ring.submit_and_wait(1).expect("io_uring_enter");
-        let result = ring.completion().next().map(|entry| entry.result());
-        assert_eq!(result, Some(BLOCK as i32));
+        assert_eq!(complete(&mut ring), Some(BLOCK as i32));
     }))
+}
+
+/// Submits, and waits for the one request. Whoever is stopped meanwhile has to wait once more: the kernel does
+/// not restart this call (signal(7)).
+pub(crate) fn complete(ring: &mut IoUring) -> Option<i32> {
+    loop {
+        match ring.submit_and_wait(1) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => drop(result.expect("io_uring_enter")),
+        }
+        if let Some(entry) = ring.completion().next() {
+            return Some(entry.result());
+        }
+    }
 }
 
 fn through_proc(place: &Place) -> Result<Change, String> {

@@ -1,0 +1,38 @@
+//! What `premod freeze` promises.
+
+pub(crate) mod actor;
+mod commands;
+mod fuse;
+mod parts;
+mod policies;
+#[path = "../../freeze/premod.rs"]
+pub(crate) mod premod;
+#[path = "../../freeze/process.rs"]
+pub(crate) mod process;
+mod refusals;
+pub(crate) mod ways;
+
+use crate::{
+    coverage,
+    harness::{self, Test},
+};
+
+/// The tests of this boot. Without bpf among the security modules there is one: it is refused.
+pub(crate) fn tests() -> Vec<Test> {
+    if !harness::has_lsm() {
+        return refusals::WITHOUT_LSM.to_vec();
+    }
+    let command_line = if harness::is_reference() {
+        commands::TESTS
+    } else {
+        &[]
+    };
+    [
+        &coverage::frozen_tests(),
+        policies::TESTS,
+        refusals::TESTS,
+        command_line,
+        parts::TESTS,
+    ]
+    .concat()
+}

@@ -1,0 +1,143 @@
+//! What premod does not freeze: one sentence, and an exit code of its own.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+};
+
+use super::policies::{actor, freeze, outcome};
+use crate::{
+    freeze::actor::Outcome,
+    harness::{Place, Test},
+    refusals::refused,
+    tests,
+    tools::run,
+};
+
+tests! {
+    Alone files_whose_stores_cannot_be_seen_are_not_frozen,
+    Alone files_that_others_can_change_are_not_frozen,
+    Alone files_that_the_kernel_writes_are_not_frozen,
+    Alone what_is_no_file_is_not_frozen,
+    Alone a_filesystem_that_is_frozen_already_is_named,
+    Alone a_file_is_frozen_once_only,
+    Alone only_root_freezes,
+}
+
+/// The only test where bpf is not among the security modules.
+pub(crate) const WITHOUT_LSM: &[Test] = &[Test {
+    name: "without_bpf_among_the_security_modules_nothing_is_frozen",
+    run: crate::harness::Run::Alone(without_lsm),
+}];
+
+fn premod(file: &Path) -> Command {
+    let mut command = Command::new("premod");
+    command.arg("freeze").arg(file).args(["--", "true"]);
+    command
+}
+
+fn not_frozen(file: &Path, code: i32, words: &[&str]) {
+    refused(&mut premod(file), code, words);
+}
+
+/// A new file of a page.
+fn file(path: &Path) -> &Path {
+    fs::write(path, [b'x'; 4096]).expect("a new file");
+    path
+}
+
+fn plain(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+fn without_lsm(place: &Place) {
+    not_frozen(file(&place.file("data")), 13, &["bpf", "lsm"]);
+}
+
+fn files_whose_stores_cannot_be_seen_are_not_frozen(place: &Place) {
+    let tmpfs = Path::new("/tmp/data");
+    not_frozen(file(tmpfs), 15, &["/tmp/data", "tmpfs", "mapping"]);
+    let huge = place.file("huge");
+    fs::create_dir(&huge).expect("mkdir");
+    run("mount", &["-t", "hugetlbfs", "none", plain(&huge)]);
+    let data = huge.join("data");
+    File::create(&data).expect("a new file");
+    not_frozen(&data, 15, &["hugetlbfs"]);
+    run("umount", &[plain(&huge)]);
+}
+
+fn files_that_others_can_change_are_not_frozen(place: &Place) {
+    // The actors mount what is needed.
+    let overlay = actor(place, "overlayfs: write");
+    let upper = Path::new(&overlay.files[0].path);
+    let merged = place.outside.join("overlayfs__write/merged/data");
+    assert!(merged.exists(), "the overlay of {}", upper.display());
+    not_frozen(&merged, 15, &["overlayfs", "upper"]);
+    let exported = actor(place, "nfsd: write");
+    let remote = exported.files[0].path.replacen("/mnt", "/run/nfs", 1);
+    not_frozen(Path::new(&remote), 15, &["NFS"]);
+    let mounted = super::fuse::mount(&place.file("fuse"));
+    not_frozen(mounted.path(), 15, &["FUSE"]);
+}
+
+fn files_that_the_kernel_writes_are_not_frozen(place: &Place) {
+    let swap = place.file("swap");
+    fs::write(&swap, vec![0; 1 << 20]).expect("a new file");
+    fs::set_permissions(&swap, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+    run("mkswap", &[plain(&swap)]);
+    run("swapon", &[plain(&swap)]);
+    not_frozen(&swap, 15, &["swap file", "swapoff"]);
+    run("swapoff", &[plain(&swap)]);
+    let below = actor(place, "loop device");
+    not_frozen(Path::new(&below.files[0].path), 15, &["/dev/loop"]);
+}
+
+fn what_is_no_file_is_not_frozen(place: &Place) {
+    not_frozen(&place.directory, 14, &["directory"]);
+    not_frozen(&place.file("missing"), 14, &["missing", "No such file"]);
+    not_frozen(Path::new("/dev/null"), 14, &["/dev/null", "device"]);
+}
+
+fn a_filesystem_that_is_frozen_already_is_named(place: &Place) {
+    let (image, point) = (Path::new("/tmp/image"), place.file("point"));
+    File::create(image)
+        .and_then(|image| image.set_len(16 << 20))
+        .expect("an image");
+    run("mkfs.ext4", &["-q", plain(image)]);
+    fs::create_dir(&point).expect("mkdir");
+    run("modprobe", &["loop"]);
+    run("mount", &["-o", "loop", plain(image), plain(&point)]);
+    let data = point.join("data");
+    file(&data);
+    run("fsfreeze", &["-f", plain(&point)]);
+    let refusal = std::panic::catch_unwind(|| not_frozen(&data, 15, &["fsfreeze"]));
+    run("fsfreeze", &["-u", plain(&point)]);
+    run("umount", &[plain(&point)]);
+    refusal.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn a_file_is_frozen_once_only(place: &Place) {
+    let mut writer = actor(place, "pwrite");
+    let first = freeze(&[&writer], &["--hold"]);
+    let path = writer.files[0].path.clone();
+    let pid = first.pid().to_string();
+    not_frozen(Path::new(&path), 19, &["EBUSY", &pid]);
+    // Another name of the same file.
+    let link = place.file("link");
+    fs::hard_link(&path, &link).expect("link");
+    not_frozen(&link, 19, &["EBUSY", &pid]);
+    assert_eq!(
+        outcome(&mut writer),
+        Outcome::Held,
+        "the first freeze goes on"
+    );
+    first.signal(rustix::process::Signal::TERM);
+    first.end().expect(0);
+}
+
+fn only_root_freezes(place: &Place) {
+    let mut command = premod(file(&place.file("data")));
+    refused(command.uid(1000).gid(1000), 10, &["sudo"]);
+}
