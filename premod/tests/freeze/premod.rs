@@ -87,6 +87,12 @@ impl Freeze {
         })
     }
 
+    /// Whether premod has said so already.
+    pub(crate) fn is_frozen(&mut self) -> bool {
+        self.said.extend(self.lines.try_iter());
+        self.said.iter().any(|line| line["state"] == "frozen")
+    }
+
     /// Waits for a record.
     pub(crate) fn hear(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         while let Ok(value) = self.lines.recv_timeout(PATIENCE) {

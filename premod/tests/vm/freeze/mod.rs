@@ -9,6 +9,7 @@ mod policies;
 pub(crate) mod premod;
 #[path = "../../freeze/process.rs"]
 pub(crate) mod process;
+mod races;
 mod refusals;
 pub(crate) mod ways;
 
@@ -30,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
     [
         &coverage::frozen_tests(),
         policies::TESTS,
+        races::TESTS,
         refusals::TESTS,
         command_line,
         parts::TESTS,
