@@ -3,6 +3,7 @@
 pub(crate) mod actor;
 mod commands;
 mod fuse;
+pub(crate) mod in_flight;
 mod parts;
 mod policies;
 #[path = "../../freeze/premod.rs"]
@@ -30,6 +31,7 @@ pub(crate) fn tests() -> Vec<Test> {
     [
         &coverage::frozen_tests(),
         policies::TESTS,
+        in_flight::TESTS,
         refusals::TESTS,
         command_line,
         parts::TESTS,
