@@ -19,8 +19,12 @@ use crate::error::Error;
 /// How often everybody is looked at.
 const LOOK: Duration = Duration::from_micros(500);
 /// After how long a thread that always runs, and ends no system call, is stopped for a moment. It computes, or
-/// stores into a mapping.
+/// stores into a mapping. If it does not stop, because it really is in the kernel, the next try comes after ten
+/// times as long.
 const RUNNING_MAX: Duration = Duration::from_millis(50);
+const RUNNING_FACTOR: u32 = 10;
+/// How long such a stop is waited for.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Who did not come to an end in time.
 #[derive(Debug)]
@@ -46,6 +50,7 @@ pub(crate) async fn land_earlier(
         }
     }
     let began = Instant::now();
+    let mut patience = RUNNING_MAX;
     let mut last_look = false;
     loop {
         let mut running = None;
@@ -70,10 +75,14 @@ pub(crate) async fn land_earlier(
             return Ok(Err(Stuck { pid, thread }));
         }
         if let Some(user) = running
-            && began.elapsed() > RUNNING_MAX
-            && stop_for_a_moment(&mut guards.controls, user, deadline)?
+            && began.elapsed() > patience
         {
-            waiting.retain(|_, other| other.pid != user.pid);
+            let moment = deadline.min(Instant::now() + MOMENT);
+            if stop_for_a_moment(&mut guards.controls, user, moment)? {
+                waiting.retain(|_, other| other.pid != user.pid);
+            } else {
+                patience *= RUNNING_FACTOR;
+            }
         }
         last_look = Instant::now() >= deadline;
         sleep(LOOK).await;

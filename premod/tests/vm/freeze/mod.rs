@@ -10,6 +10,7 @@ mod policies;
 pub(crate) mod premod;
 #[path = "../../freeze/process.rs"]
 pub(crate) mod process;
+mod races;
 mod refusals;
 pub(crate) mod ways;
 
@@ -32,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         &coverage::frozen_tests(),
         policies::TESTS,
         in_flight::TESTS,
+        races::TESTS,
         refusals::TESTS,
         command_line,
         parts::TESTS,
