@@ -87,17 +87,13 @@ impl Freeze {
         })
     }
 
-<<<<<<< HEAD
-    /// Waits for a record, which has to come.
-=======
     /// Whether premod has said so already.
     pub(crate) fn is_frozen(&mut self) -> bool {
         self.said.extend(self.lines.try_iter());
         self.said.iter().any(|line| line["state"] == "frozen")
     }
 
-    /// Waits for a record.
->>>>>>> main
+    /// Waits for a record, which has to come.
     pub(crate) fn hear(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         if let Some(value) = self.seek(is) {
             return value;
