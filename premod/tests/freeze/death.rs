@@ -19,8 +19,10 @@ use crate::{
 
 /// The promise.
 const SOON: u64 = 1_000_000_000;
+/// Milliseconds between two operations of a writer: it is not about load here.
+const PACE: u64 = 50;
 /// Operations that every writer completes before a freeze begins.
-const BEFORE: u64 = 3;
+const BEFORE: u64 = 2;
 
 /// CMD: sleeps, but not longer than premod lives.
 pub(crate) fn sleep(seconds: u64) {
@@ -41,7 +43,7 @@ struct Scene {
 impl Scene {
     fn start(directories: &[PathBuf], board: &Path) -> Self {
         let files = three_files(directories);
-        let crew = Crew::start(board, &files, &[]);
+        let crew = Crew::start(board, &files, &[], PACE);
         let name = |file: PathBuf| file.to_str().expect("a plain path").to_owned();
         Self {
             files: files.into_iter().map(name).collect(),
