@@ -66,12 +66,26 @@ pub(crate) fn problems(places: &[(&'static str, Place)]) -> Vec<Vec<String>> {
         .iter()
         .enumerate()
         .filter(|(_, (way, _))| !REFUSED.contains(way));
-    let mut trials: Vec<Trial> = wanted
-        .filter_map(|(number, (way, place))| {
+    // All at once, for they wait for the disks; but the first that needs the NFS server starts it.
+    let (alone, together): (Vec<_>, Vec<_>) =
+        wanted.partition(|(_, (way, _))| way.starts_with("nfsd"));
+    let starting: Vec<_> = together
+        .into_iter()
+        .map(|(number, (way, place))| (number, *way, Actor::spawn(way, place)))
+        .collect();
+    let started = starting
+        .into_iter()
+        .map(|(number, way, starting)| (number, way, starting.ready()));
+    let alone = alone
+        .into_iter()
+        .map(|(number, (way, place))| (number, *way, Actor::start(way, place)));
+    let mut trials: Vec<Trial> = started
+        .chain(alone)
+        .filter_map(|(number, way, actor)| {
             Some(Trial {
                 way,
                 number,
-                actor: Actor::start(way, place)?,
+                actor: actor?,
                 outcome: Outcome::Waits,
             })
         })
