@@ -19,6 +19,8 @@ pub(crate) struct Board {
     phase: AtomicU64,
     /// Not zero: a writer may be refused with EBUSY.
     deny: AtomicU64,
+    /// Milliseconds between two operations of a writer, so that two emulated CPUs have time for premod too.
+    pub(crate) pace: AtomicU64,
     pub(crate) lines: [Line; LINES],
 }
 

@@ -31,7 +31,7 @@ const TELLERS: usize = 2;
 /// Transfers that each of them makes between two copies at least.
 const BETWEEN: u64 = 3;
 /// Time for others between two transfers: two emulated CPUs have to do all this.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(20);
 /// How often a copy without a freeze may be fine.
 const TRIES: u32 = 20;
 

@@ -19,8 +19,10 @@ use crate::{
 
 /// The promise.
 const SOON: u64 = 1_000_000_000;
+/// Milliseconds between two operations of a writer: it is not about load here.
+const PACE: u64 = 50;
 /// Operations that every writer completes before a freeze begins.
-const BEFORE: u64 = 3;
+const BEFORE: u64 = 2;
 
 /// CMD: sleeps, but not longer than premod lives.
 pub(crate) fn sleep(seconds: u64) {
@@ -41,7 +43,7 @@ struct Scene {
 impl Scene {
     fn start(directories: &[PathBuf], board: &Path) -> Self {
         let files = three_files(directories);
-        let crew = Crew::start(board, &files, &[]);
+        let crew = Crew::start(board, &files, &[], PACE);
         let name = |file: PathBuf| file.to_str().expect("a plain path").to_owned();
         Self {
             files: files.into_iter().map(name).collect(),
@@ -134,7 +136,7 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
     let mut random = fastrand::Rng::with_seed(u64::from(kills));
     let sleeper = sleeper("60");
     let sleeper = sleeper.each_ref().map(String::as_str);
-    let mut with_holds = 0;
+    let (mut with_holds, mut on_the_way) = (0, 0);
     let mut longest = Duration::from_secs(1);
     for number in 0..kills {
         let began = Instant::now();
@@ -149,6 +151,7 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
             thread::sleep(longest.mul_f64(random.f64()));
         }
         with_holds += u32::from(scene.stopped() > 0);
+        on_the_way += u32::from(!freeze.is_frozen());
         let killed = now();
         freeze.signal(Signal::KILL);
         scene.expect_all_to_run(killed);
@@ -159,7 +162,7 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
         "nobody was ever held when premod was killed"
     );
     scene.finish(&format!(
-        "{kills} kills, {with_holds} of them with somebody stopped"
+        "{kills} kills, {with_holds} with somebody stopped, {on_the_way} before the files were frozen"
     ));
 }
 

@@ -15,6 +15,8 @@ use crate::{
     writer::{Crew, NAMES},
 };
 
+/// Milliseconds between two operations of a writer.
+const PACE: u64 = 10;
 /// Operations that every writer has to complete between two freezes.
 const BETWEEN: u64 = 3;
 /// How often it is tried to see a change without a freeze.
@@ -27,7 +29,7 @@ const RING: usize = 3;
 /// Freezes three files in each directory again and again, and prints what happened.
 pub(crate) fn run(directories: &[PathBuf], board: &Path, freezes: u32) {
     let files = three_files(directories);
-    let mut crew = Crew::start(board, &files, &[]);
+    let mut crew = Crew::start(board, &files, &[], PACE);
     let board = Board::open(board, false);
     crew.progress(BETWEEN);
     without_a_freeze_files_change(&files);

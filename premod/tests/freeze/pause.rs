@@ -7,6 +7,8 @@ use std::{
 
 use crate::{board::Board, premod::Freeze, writer::Crew};
 
+/// Milliseconds between two operations of a writer, which are part of every pause.
+const PACE: u64 = 1;
 /// Bytes in the file that is copied.
 const SIZE: u64 = 16 << 20;
 
@@ -14,7 +16,7 @@ const SIZE: u64 = 16 << 20;
 pub(crate) fn run(directory: &Path, board_path: &Path, freezes: u32) {
     let file = directory.join("paused");
     let kinds = ["calls", "store"];
-    let mut crew = Crew::start(board_path, std::slice::from_ref(&file), &kinds);
+    let mut crew = Crew::start(board_path, std::slice::from_ref(&file), &kinds, PACE);
     fill(&file);
     let board = Board::open(board_path, false);
     let copy = directory.join("copy");

@@ -93,17 +93,25 @@ impl Freeze {
         self.said.iter().any(|line| line["state"] == "frozen")
     }
 
-    /// Waits for a record.
+    /// Waits for a record, which has to come.
     pub(crate) fn hear(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        while let Ok(value) = self.lines.recv_timeout(PATIENCE) {
-            self.said.push(value.clone());
-            if is(&value) {
-                return value;
-            }
+        if let Some(value) = self.seek(is) {
+            return value;
         }
         let _ = self.child.kill();
         let stderr = self.stderr.take().map(thread::JoinHandle::join);
         panic!("premod did not say {what} but {stderr:?}");
+    }
+
+    /// Waits for a record; `None` if premod has ended without it.
+    pub(crate) fn seek(&mut self, is: impl Fn(&Value) -> bool) -> Option<Value> {
+        while let Ok(value) = self.lines.recv_timeout(PATIENCE) {
+            self.said.push(value.clone());
+            if is(&value) {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// Waits until it has ended.

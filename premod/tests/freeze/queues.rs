@@ -14,8 +14,8 @@ impl Uring {
         Self(IoUring::new(1).expect("io_uring_setup"))
     }
 
-    /// Writes a block. A request may fail with EAGAIN once for each freeze, and is then submitted again,
-    /// after `again` was called.
+    /// Writes a block. A request may fail with EAGAIN, or on 6.1 with ECANCELED, once for each freeze, and is
+    /// then submitted again, after `again` was called.
     pub(crate) fn write(
         &mut self,
         file: &File,
@@ -32,7 +32,7 @@ impl Uring {
             unsafe { self.0.submission().push(&entry).expect("room in the queue") };
             match self.wait()? {
                 written if written >= 0 => return Ok(written as usize),
-                error if error == -libc::EAGAIN => again(),
+                error if [-libc::EAGAIN, -libc::ECANCELED].contains(&error) => again(),
                 error => return Err(io::Error::from_raw_os_error(-error)),
             }
         }

@@ -46,8 +46,6 @@ pub(crate) const NAMES: [&str; 9] = [
     "append, truncate, extend",
 ];
 
-/// Between two operations, so that two emulated CPUs have time for premod too.
-const PACE: Duration = Duration::from_millis(10);
 /// After a refusal.
 const PATIENCE: Duration = Duration::from_millis(5);
 
@@ -181,7 +179,7 @@ impl Writer {
 pub(crate) fn proceed(board: &Board, line: &Line) -> bool {
     line.ready.store(1, SeqCst);
     loop {
-        thread::sleep(PACE);
+        thread::sleep(Duration::from_millis(board.pace.load(SeqCst)));
         match board.phase() {
             Phase::Wait => {}
             Phase::Work => return true,
@@ -221,7 +219,8 @@ pub(crate) struct Crew {
 
 impl Crew {
     /// Lays out the files, starts the writers, and waits until they have everything open and mapped.
-    pub(crate) fn start(board: &Path, files: &[PathBuf], kinds: &[&str]) -> Self {
+    /// They rest for `pace` milliseconds after each operation.
+    pub(crate) fn start(board: &Path, files: &[PathBuf], kinds: &[&str], pace: u64) -> Self {
         for path in files {
             let file = File::create(path).expect("a new file");
             for writer in 0..REGIONS {
@@ -231,6 +230,7 @@ impl Crew {
         }
         let path = board;
         let board = Board::open(path, true);
+        board.pace.store(pace, SeqCst);
         let children = PROCESSES
             .into_iter()
             .filter(|(kind, _)| kinds.is_empty() || kinds.contains(kind))

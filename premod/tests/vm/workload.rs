@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Write, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
+use crate::freeze::in_flight;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -128,6 +129,8 @@ pub(crate) fn is_known(word: &str) -> bool {
             | "write-and-die"
             | "store-and-exit"
             | "write-hostile-names"
+            | "splice-from-nothing"
+            | "write-from-nowhere"
     )
 }
 
@@ -146,6 +149,8 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
         ("write-and-die", [file]) => write_and_die(Path::new(file)),
         ("store-and-exit", [file]) => store_and_exit(Path::new(file)),
         ("write-hostile-names", []) => write_hostile_names(),
+        ("splice-from-nothing", [file]) => in_flight::splice_from_nothing(Path::new(file)),
+        ("write-from-nowhere", [file]) => in_flight::write_from_nowhere(Path::new(file)),
         _ => {
             eprintln!("premod-vm-test: wrong arguments for {word}");
             return ExitCode::from(2);

@@ -109,9 +109,22 @@ pub(crate) struct Actor {
     pub(crate) silent: bool,
 }
 
+/// An actor that is setting everything up.
+pub(crate) struct Starting {
+    way: String,
+    child: Child,
+    orders: ChildStdin,
+    answers: Receiver<Value>,
+}
+
 impl Actor {
     /// Starts it; `None` if its way does not exist here.
     pub(crate) fn start(way: &str, place: &Place) -> Option<Self> {
+        Self::spawn(way, place).ready()
+    }
+
+    /// Starts it, and does not wait until it is ready.
+    pub(crate) fn spawn(way: &str, place: &Place) -> Starting {
         let mut command = Command::new("/proc/self/exe");
         command
             .args(["act", way])
@@ -135,30 +148,12 @@ impl Actor {
                 }
             }
         });
-        let about: Value = answers
-            .recv()
-            .unwrap_or_else(|_| panic!("{way} does not begin"));
-        let Some(files) = about["files"].as_array() else {
-            let _ = child.wait();
-            return None;
-        };
-        let files: Vec<Victim> = files
-            .iter()
-            .map(|file| Victim {
-                path: file["path"].as_str().expect("a path").to_owned(),
-                changes: file["effect"] == "changes",
-                seen: 0,
-            })
-            .collect();
-        let silent = about["files"][0]["effect"] == "none";
-        Some(Self {
+        Starting {
+            way: way.to_owned(),
             child,
             orders,
             answers,
-            files,
-            stores: about["ops"] == json!(["mmap"]),
-            silent,
-        })
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -203,6 +198,42 @@ impl Actor {
             before != victim.seen
         };
         self.files.iter_mut().map(look).collect()
+    }
+}
+
+impl Starting {
+    /// Waits until everything is set up; `None` if the way does not exist here.
+    pub(crate) fn ready(self) -> Option<Actor> {
+        let Self {
+            way,
+            mut child,
+            orders,
+            answers,
+        } = self;
+        let about: Value = answers
+            .recv()
+            .unwrap_or_else(|_| panic!("{way} does not begin"));
+        let Some(files) = about["files"].as_array() else {
+            let _ = child.wait();
+            return None;
+        };
+        let files: Vec<Victim> = files
+            .iter()
+            .map(|file| Victim {
+                path: file["path"].as_str().expect("a path").to_owned(),
+                changes: file["effect"] == "changes",
+                seen: 0,
+            })
+            .collect();
+        let silent = about["files"][0]["effect"] == "none";
+        Some(Actor {
+            child,
+            orders,
+            answers,
+            files,
+            stores: about["ops"] == json!(["mmap"]),
+            silent,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod actor;
 mod commands;
 mod fuse;
+pub(crate) mod in_flight;
 mod parts;
 mod policies;
 #[path = "../../freeze/premod.rs"]
@@ -31,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
     [
         &coverage::frozen_tests(),
         policies::TESTS,
+        in_flight::TESTS,
         races::TESTS,
         refusals::TESTS,
         command_line,

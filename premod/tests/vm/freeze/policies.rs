@@ -18,6 +18,8 @@ tests! {
     Alone with_mmap_report_a_store_violates_the_freeze,
     Alone with_mmap_stop_whoever_maps_a_file_is_stopped_beforehand,
     Alone a_record_tells_of_each_writer,
+    Alone a_file_that_is_replaced_violates_the_freeze,
+    Alone the_command_itself_is_refused,
 }
 
 /// An actor with a directory of its own.
@@ -146,4 +148,37 @@ fn a_record_tells_of_each_writer(place: &Place) {
     );
     assert_eq!(last["violations"]["count"], 0, "{last}");
     process::wait_for("the writer goes on", || writer.outcome() == Outcome::Made);
+}
+
+/// CMD may have opened the path before, or after.
+fn a_file_that_is_replaced_violates_the_freeze(place: &Place) {
+    let mut writer = actor(place, "pwrite");
+    let path = writer.files[0].path.clone();
+    let new = place.file("new");
+    std::fs::write(&new, "new").expect("a new file");
+    let freeze = freeze(&[&writer], &["--hold"]);
+    std::fs::rename(&new, &path).expect("rename");
+    let ended = terminate(freeze).expect(17);
+    let violations = records(&ended, "violated");
+    assert!(
+        violations
+            .iter()
+            .any(|violation| violation["path"] == *path),
+        "{ended:?}"
+    );
+    assert_eq!(outcome(&mut writer), Outcome::Made);
+}
+
+/// It cannot wait for itself.
+fn the_command_itself_is_refused(place: &Place) {
+    let writer = actor(place, "pwrite");
+    let path = &writer.files[0].path;
+    let before = std::fs::read(path).expect("read");
+    let script = format!("echo x >> '{path}'");
+    for mode in ["--hold", "--deny"] {
+        let ended = Freeze::start(&[path, mode, "--", "sh", "-c", &script]).end();
+        let ended = ended.expect(1);
+        assert!(ended.stderr.contains("busy"), "{ended:?}");
+    }
+    assert_eq!(std::fs::read(path).expect("read"), before);
 }

@@ -20,6 +20,7 @@ tests! {
     Alone files_whose_stores_cannot_be_seen_are_not_frozen,
     Alone files_that_others_can_change_are_not_frozen,
     Alone files_that_the_kernel_writes_are_not_frozen,
+    Alone a_dax_file_is_not_frozen,
     Alone what_is_no_file_is_not_frozen,
     Alone a_filesystem_that_is_frozen_already_is_named,
     Alone a_file_is_frozen_once_only,
@@ -92,6 +93,11 @@ fn files_that_the_kernel_writes_are_not_frozen(place: &Place) {
     run("swapoff", &[plain(&swap)]);
     let below = actor(place, "loop device");
     not_frozen(Path::new(&below.files[0].path), 15, &["/dev/loop"]);
+}
+
+fn a_dax_file_is_not_frozen(place: &Place) {
+    let mapped = actor(place, "DAX: write");
+    not_frozen(Path::new(&mapped.files[0].path), 15, &["DAX"]);
 }
 
 fn what_is_no_file_is_not_frozen(place: &Place) {

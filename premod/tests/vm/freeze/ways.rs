@@ -16,7 +16,7 @@ use super::{
     actor::{Actor, Outcome},
     premod::{Ended, Freeze},
 };
-use crate::harness::Place;
+use crate::harness::{Place, kernel_at_least};
 
 /// What may happen although the file is frozen, and is reported then.
 const NOT_PREVENTED: [&str; 8] = [
@@ -66,12 +66,26 @@ pub(crate) fn problems(places: &[(&'static str, Place)]) -> Vec<Vec<String>> {
         .iter()
         .enumerate()
         .filter(|(_, (way, _))| !REFUSED.contains(way));
-    let mut trials: Vec<Trial> = wanted
-        .filter_map(|(number, (way, place))| {
+    // All at once, for they wait for the disks; but the first that needs the NFS server starts it.
+    let (alone, together): (Vec<_>, Vec<_>) =
+        wanted.partition(|(_, (way, _))| way.starts_with("nfsd"));
+    let starting: Vec<_> = together
+        .into_iter()
+        .map(|(number, (way, place))| (number, *way, Actor::spawn(way, place)))
+        .collect();
+    let started = starting
+        .into_iter()
+        .map(|(number, way, starting)| (number, way, starting.ready()));
+    let alone = alone
+        .into_iter()
+        .map(|(number, (way, place))| (number, *way, Actor::start(way, place)));
+    let mut trials: Vec<Trial> = started
+        .chain(alone)
+        .filter_map(|(number, way, actor)| {
             Some(Trial {
                 way,
                 number,
-                actor: Actor::start(way, place)?,
+                actor: actor?,
                 outcome: Outcome::Waits,
             })
         })
@@ -172,9 +186,11 @@ fn wait(trials: &mut [Trial], patience: Duration, is: impl Fn(&Trial) -> bool) {
     }
 }
 
-/// The documented rule for `io_uring`: the request fails with EAGAIN, and is to be submitted again.
+/// The documented rule for `io_uring`: the request fails with EAGAIN, and is to be submitted again. On 6.1 with
+/// ECANCELED if the kernel could not start a worker for it, because the process was about to stop.
 fn is_again(way: &str, error: &str) -> bool {
-    way.starts_with("io_uring") && error.contains("Some(-11)")
+    let canceled = !kernel_at_least(6, 12) && error.contains("Some(-125)");
+    way.starts_with("io_uring") && (error.contains("Some(-11)") || canceled)
 }
 
 /// EBUSY, as the ways' messages show it. A child says only that it has failed.
