@@ -17,6 +17,7 @@ mod hooks;
 mod kernel;
 mod maps;
 mod path;
+mod quiet;
 mod scope;
 mod scratch;
 mod touch;

@@ -28,6 +28,7 @@ pub(crate) static FACTS: Facts = Facts {
     mount_mnt_ns: 0,
     dentry_d_parent: 0,
     dentry_d_name_name: 0,
+    dentry_d_name_len: 0,
     dentry_d_inode: 0,
     dentry_d_hash_pprev: 0,
     dentry_d_alias: 0,

@@ -177,6 +177,6 @@ fn wait_until_tracing(child: &mut Child) {
         let length = stderr.read_line(&mut line).expect("stderr can be read");
         assert!(length > 0, "premod has ended: {line}");
     }
-    // Nobody may be stopped by a full pipe.
-    thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    // Kept open, and not read: a second thread would make every system call of ours cost more.
+    child.stderr = Some(stderr.into_inner());
 }
