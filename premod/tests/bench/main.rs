@@ -6,6 +6,7 @@
 mod clock;
 mod fill;
 mod listener;
+mod load;
 mod operations;
 mod watchers;
 mod workloads;
@@ -43,6 +44,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Role {
+    /// Measures what takes time, not instructions
+    Load,
     /// Listens to fanotify, as one of the watchers
     Listen {
         /// modify or pre-access
@@ -56,9 +59,9 @@ const MOUNT: &str = "/mnt/test";
 
 fn main() {
     let options = Options::parse();
-    if let Some(Role::Listen { kind, mount }) = options.role {
-        let kind = Kind::of(&kind).expect("modify or pre-access");
-        return listener::run(kind, &mount);
+    if let Some(Role::Listen { kind, mount }) = &options.role {
+        let kind = Kind::of(kind).expect("modify or pre-access");
+        return listener::run(kind, mount);
     }
     // The periodic flusher would clean pages whenever it likes.
     for interval in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
@@ -69,6 +72,9 @@ fn main() {
     let outside = Path::new(MOUNT).join("elsewhere");
     for directory in [&inside, &outside] {
         fs::create_dir_all(directory).expect("a directory");
+    }
+    if matches!(options.role, Some(Role::Load)) {
+        return load::run(&inside);
     }
     clock::run_first();
     let place = Place {
@@ -115,6 +121,7 @@ fn main() {
                     "least": counts[0],
                     "most": counts[counts.len() - 1],
                     "samples": counts.len(),
+                    "exact": operation.exact,
                 })
             );
         }
@@ -122,6 +129,11 @@ fn main() {
             && let Some(time) = events(&inside, &watching)
         {
             println!("{}", json!({"watcher": watcher.name, "per_event": time}));
+        }
+        if watcher.name == "premod trace, file inside" {
+            for (program, verified) in fill::verified() {
+                println!("{}", json!({"program": program, "verified": verified}));
+            }
         }
         drop(watching);
     }

@@ -20,6 +20,8 @@ pub(crate) struct Operation {
     pub(crate) samples: [usize; 2],
     /// Also measured in a quick run.
     pub(crate) quick: bool,
+    /// Two runs agree: nothing waits for the disk, and every sample finds the same state.
+    pub(crate) exact: bool,
     /// Gets what it needs from a directory.
     pub(crate) prepare: fn(&Path) -> Box<dyn Sample>,
 }
@@ -40,7 +42,16 @@ const fn single(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Op
         clock: Clock::Machine,
         samples: SMALL,
         quick: true,
+        exact: true,
         prepare,
+    }
+}
+
+const fn varying(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Operation {
+    Operation {
+        quick: false,
+        exact: false,
+        ..single(name, prepare)
     }
 }
 
@@ -97,7 +108,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             file.set_len(length).expect("ftruncate");
         }))
     }),
-    single("create, write 100 bytes, close", |place| {
+    varying("create, write 100 bytes, close", |place| {
         let path = place.join("small");
         let unlinked = path.clone();
         Box::new(After(
@@ -105,10 +116,10 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             move || fs::write(&path, [7; 100]).expect("a small file"),
         ))
     }),
-    single("random pwrite of 4 KiB, buffered", |place| random(place, 0)),
+    varying("random pwrite of 4 KiB, buffered", |place| random(place, 0)),
     Operation {
         clock: Clock::Thread,
-        ..single("random pwrite of 4 KiB, direct", |place| {
+        ..varying("random pwrite of 4 KiB, direct", |place| {
             random(place, libc::O_DIRECT)
         })
     },

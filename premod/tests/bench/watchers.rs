@@ -169,7 +169,7 @@ impl Drop for Watching {
 }
 
 /// premod says so on stderr when nothing is missed any more.
-fn wait_until_tracing(child: &mut Child) {
+pub(crate) fn wait_until_tracing(child: &mut Child) {
     let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
     let mut line = String::new();
     while !line.starts_with("premod: tracing") {

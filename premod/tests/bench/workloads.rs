@@ -20,6 +20,7 @@ const fn program(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> O
         clock: Clock::Children,
         samples: [3, 7],
         quick: false,
+        exact: false,
         prepare,
     }
 }

@@ -156,6 +156,7 @@ impl Trace {
             .into_iter()
             .filter(|record| !self.is_skip(record))
             .collect();
+        let skipped = self.skipped();
         let stderr = self.stderr.join().expect("the reader of stderr");
         assert!(status.success(), "premod ended with {status}: {stderr}");
         assert_eq!(summary["type"], "summary", "the last line");
@@ -163,7 +164,7 @@ impl Trace {
             events,
             summary,
             stderr,
-            skipped: self.skipped(),
+            skipped,
         }
     }
 

@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: what premod costs, beside its peers.
 
+mod baseline;
+mod document;
+mod plot;
 mod results;
 
 use std::{
@@ -12,7 +15,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::results::{Line, Measured};
+use self::{
+    baseline::Baseline,
+    results::{Figure, Line, Measured},
+};
 use crate::{
     build, exec, paths, setup,
     setup::kernels::SERIES,
@@ -21,7 +27,9 @@ use crate::{
 
 /// Counts the instructions that operations on a file take while nobody, premod or a peer watches.
 ///
-/// Runs in the VM, whose clock counts instructions: two runs agree, whatever else the machine does.
+/// Runs in the VM, whose clock counts instructions: two runs agree, whatever else the machine does. Writes
+/// docs/benchmarks.md and bench/baseline.json, unless only a part is asked for. With --quick the numbers are
+/// compared with bench/baseline.json instead: it fails if premod costs more than it did.
 #[derive(Args)]
 pub(crate) struct Options {
     /// The kernel's series: 6.1, 6.12, 6.18, or 7; all four by default
@@ -58,22 +66,42 @@ impl Options {
         parts.extend([setup::Part::Qemu, setup::Part::Guest]);
         parts.extend(kernels.iter().cloned().map(setup::Part::Kernel));
         setup::ensure(&parts)?;
-        let mut programs = vm::programs(true, &[("bench", "/usr/bin/premod-bench")])?;
-        if !self.quick {
-            programs.push((sources()?, "/root/sources.tar".to_owned()));
-        }
-        let mut measured = Vec::new();
+        let programs = programs(self.quick)?;
+        let mut baseline = Baseline::committed()?;
+        let whole = !self.quick && self.watcher.is_none() && self.operation.is_none();
+        let (mut all, mut worse) = (Vec::new(), false);
         for series in &kernels {
-            let result = self.measure(series, &programs)?;
-            print!("{}", result.render());
-            measured.push(result);
+            let mut measured = self.measure(series, &programs)?;
+            println!(
+                "\n{series} ({}, {})\n",
+                measured.release, measured.filesystem
+            );
+            print!("{}", measured.render());
+            if whole {
+                measured.figures = self.time(series, &programs)?;
+                baseline.take(measured.clone());
+                baseline.write()?;
+                document::write(&baseline)?;
+            } else if self.quick {
+                for judged in baseline.judge(&measured) {
+                    if let Some(why) = judged.worse {
+                        eprintln!("xtask: {} on {series}: {why}", judged.name);
+                        worse = true;
+                    }
+                }
+            }
+            all.push(measured);
         }
         if let Some(path) = &self.json {
-            let text = serde_json::to_string_pretty(&measured)?;
+            let text = serde_json::to_string_pretty(&all)?;
             fs::write(path, text + "\n")
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if worse {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 
     /// Boots one kernel and measures on it.
@@ -87,10 +115,31 @@ impl Options {
                 command += &format!(" --{option} {}", quote(value));
             }
         }
+        let (release, lines) = self.boot(series, programs, command, true)?;
+        Measured::of(series, &release, self.filesystem, lines)
+    }
+
+    /// Boots it again, with an ordinary clock and two CPUs.
+    fn time(&self, series: &str, programs: &[(PathBuf, String)]) -> Result<Vec<Figure>> {
+        let (_, lines) = self.boot(series, programs, "premod-bench load".to_owned(), false)?;
+        let figures = lines.into_iter().map(|line| match line {
+            Line::Figure(figure) => Ok(figure),
+            other => bail!("this is no figure: {other:?}"),
+        });
+        figures.collect()
+    }
+
+    fn boot(
+        &self,
+        series: &str,
+        programs: &[(PathBuf, String)],
+        command: String,
+        icount: bool,
+    ) -> Result<(String, Vec<Line>)> {
         let vm = Vm {
             filesystems: vec![self.filesystem],
             programs: programs.to_vec(),
-            icount: true,
+            icount,
             timeout: Some(LIMIT),
             ..Vm::new(setup::kernel(series)?, command)
         };
@@ -103,8 +152,36 @@ impl Options {
                 paths::shown(&report.log)
             );
         }
-        Measured::of(series, &vm.kernel.release, self.filesystem, lines.parse()?)
+        Ok((vm.kernel.release, lines.parse()?))
     }
+}
+
+/// What runs in the guest.
+fn programs(quick: bool) -> Result<Vec<(PathBuf, String)>> {
+    let mut programs = vm::programs(true, &[("bench", "/usr/bin/premod-bench")])?;
+    if !quick {
+        programs.push((sources()?, "/root/sources.tar".to_owned()));
+    }
+    Ok(programs)
+}
+
+/// The regression gate of `cargo xtask test`: the quick benchmark on one kernel, and for each operation what became
+/// of its cost.
+pub(crate) fn gate(series: &str) -> Result<Vec<(String, Option<String>)>> {
+    let options = Options {
+        kernels: vec![series.to_owned()],
+        filesystem: Filesystem::Ext4,
+        quick: true,
+        json: None,
+        watcher: None,
+        operation: None,
+    };
+    let measured = options.measure(series, &programs(true)?)?;
+    let judged = Baseline::committed()?.judge(&measured);
+    Ok(judged
+        .into_iter()
+        .map(|judged| (judged.name, judged.worse))
+        .collect())
 }
 
 /// A tree of sources that everybody has who builds premod: those of tokio, as Cargo.lock names it.
