@@ -177,6 +177,7 @@ fn measure(operation: &Operation, place: &Path, quick: bool) -> Vec<u64> {
     for number in 0..warm_up + wanted {
         sample.before();
         clock::let_others_run();
+        sample.ready();
         let began = operation.clock.now();
         sample.run();
         let count = operation.clock.now() - began;

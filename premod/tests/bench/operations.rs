@@ -28,13 +28,15 @@ pub(crate) struct Operation {
 
 /// One operation, again and again.
 pub(crate) trait Sample {
-    /// Not measured.
+    /// Not measured. Whoever watches has time to do its work afterwards.
     fn before(&mut self) {}
+    /// Not measured, right before what is.
+    fn ready(&mut self) {}
     /// Measured.
     fn run(&mut self);
 }
 
-const SMALL: [usize; 2] = [41, 201];
+const SMALL: [usize; 2] = [41, 101];
 
 const fn single(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Operation {
     Operation {
@@ -68,6 +70,11 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             move || synced.sync_all().expect("fsync"),
             move || write(&file, 0),
         ))
+    }),
+    single("the same, while the watcher is awake", |place| {
+        let file = dirty(place);
+        let other = File::create(place.join("other")).expect("another file");
+        Box::new(Awake { file, other })
     }),
     single("store into a mapping, already dirty", |place| {
         let mapping = Mapping::of(&dirty(place));
@@ -199,6 +206,28 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it was mapped by us, and nothing points into it any more.
         unsafe { munmap(self.0.cast(), 4096).expect("munmap") };
+    }
+}
+
+/// The first write to a file, when the first write to another one has just woken the watcher, who has not had
+/// the time to run.
+struct Awake {
+    file: File,
+    other: File,
+}
+
+impl Sample for Awake {
+    fn before(&mut self) {
+        self.file.sync_all().expect("fsync");
+        self.other.sync_all().expect("fsync");
+    }
+
+    fn ready(&mut self) {
+        write(&self.other, 0);
+    }
+
+    fn run(&mut self) {
+        write(&self.file, 0);
     }
 }
 

@@ -30,7 +30,7 @@ if premod adds more than 5 % more instructions to one of the single operations.
 **Instructions** are counted in a machine whose clock counts them (QEMU's `-icount`): they do not depend on the
 machine that QEMU runs on, and two runs agree. Memory that is slow to come, branches that are guessed wrong and locks that
 are contended do not show. The first column is what the operation takes if nobody watches; the others are what a
-watcher adds to it. All of a kernel's numbers are from one boot and from the same file; each is the median of 201
+watcher adds to it. All of a kernel's numbers are from one boot and from the same file; each is the median of 101
 samples (7 for whole programs). The path has six components. The operation runs before everything else (`SCHED_FIFO`)
 and gives the watcher the time to read its events between the samples, so that what is added is what the kernel
 does in the writer's own time: deciding, making the record, and waking the watcher. What whole programs and direct writes
