@@ -106,8 +106,10 @@ fn a_path_deeper_than_the_walk_is_cut_and_still_reported(place: &Place) -> Check
                 panic!("{events:?}")
             };
             assert_cut(event, &whole);
-            // Every step of the walk went into a component: the directory's mount was not reached.
-            assert_eq!(path_of(event).components().count(), 512);
+            // Every step of the walk went into a component: the directory's mount was not reached. The first few
+            // may be walked in another way, and come on top.
+            let components = path_of(event).components().count();
+            assert!((512..=520).contains(&components), "{components}");
             assert_eq!(event["generation"], generation);
         }
     })

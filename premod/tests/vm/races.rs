@@ -362,7 +362,7 @@ fn an_inode_number_used_again_is_announced_on_its_own(place: &Place) -> Check {
         let mut numbers = Vec::new();
         let mut open = spin::open(Gap::Forgotten);
         for _ in 0..ROUNDS {
-            let old = long_file(&path);
+            let old = clean_file(&path);
             numbers.push(old.metadata().expect("fstat").ino());
             let event = only(&trace.events(), &old, &place);
             assert_eq!(event["generation"], 1, "{event}");
