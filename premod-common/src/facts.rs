@@ -23,6 +23,7 @@ pub struct Facts {
     pub mount_mnt_ns: u32,
     pub dentry_d_parent: u32,
     pub dentry_d_name_name: u32,
+    pub dentry_d_name_len: u32,
     pub dentry_d_inode: u32,
     pub dentry_d_hash_pprev: u32,
     pub dentry_d_alias: u32,

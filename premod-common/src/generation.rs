@@ -123,6 +123,13 @@ impl Word {
         !self.has(PAGED) || self.has(UNPAGED)
     }
 
+    /// Whether a touch that leaves a dirty page has nothing to do for as long as some page is dirty.
+    #[inline(always)]
+    #[must_use]
+    pub const fn silent_while_dirty(self) -> bool {
+        self.phase() == ANNOUNCED && self.has(PAGED)
+    }
+
     const fn phase(self) -> u64 {
         self.0 & PHASE
     }
@@ -389,6 +396,20 @@ mod tests {
             !word.settled(CLEAN_MAPPING),
             "a second truncate came after the sync"
         );
+    }
+
+    #[test]
+    fn what_is_silent_while_dirty_takes_no_step_while_dirty() {
+        let mut silent = 0;
+        for bits in 0..1u64 << 10 {
+            let word = Word(bits);
+            if word.silent_while_dirty() {
+                silent += 1;
+                assert_eq!(touch(word, DIRTY_MAPPING, WRITE), Step::Nothing, "{word:?}");
+                assert_eq!(touch(word, DIRTY_MAPPING, OWN), Step::Nothing, "{word:?}");
+            }
+        }
+        assert!(silent > 0 && written(Word::default()).silent_while_dirty());
     }
 
     #[test]

@@ -23,6 +23,24 @@ pub(crate) unsafe fn compare_and_swap(place: *mut u64, expected: u64, new: u64) 
     found == expected
 }
 
+/// Stores `new` at `place` and returns what was there; a full barrier.
+///
+/// # Safety
+/// `place` points to 8 aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn exchange(place: *mut u64, new: u64) -> u64 {
+    let mut value = new;
+    // SAFETY: the caller vouches for `place`; the instruction changes its operand only.
+    unsafe {
+        asm!(
+            "{value} = xchg_64({place} + 0, {value})",
+            place = in(reg) place,
+            value = inout(reg) value,
+        );
+    }
+    value
+}
+
 /// Adds one to a counter.
 ///
 /// # Safety

@@ -5,6 +5,8 @@
 //! loader ([`crate::facts::FACTS`]). Pointers that lost their type (kept in a map, computed) are read with
 //! `bpf_probe_read_kernel` in [`read`].
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_pid_tgid};
 
 use crate::facts::{fact, setting};
@@ -218,8 +220,8 @@ impl File {
     }
 }
 
-/// Where the file is, as far as the hook knows: untyped addresses of `struct vfsmount` and
-/// `struct dentry`, 0 when not known.
+/// Where the file is, as far as the hook knows: addresses of `struct vfsmount` and `struct dentry`, 0 when not
+/// known. The dentry's, as long as it is passed on unchanged, is one whose type the verifier knows.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) mount: u64,
@@ -228,23 +230,39 @@ pub(crate) struct Place {
 
 impl Place {
     /// The hook knows the inode only.
-    pub(crate) const UNKNOWN: Self = Self {
-        mount: 0,
-        dentry: 0,
-    };
+    ///
+    /// The compiler must not see that both are 0: it would call `memset`, and the verifier would not know any more
+    /// that the dentry is none to load from.
+    #[inline(always)]
+    pub(crate) fn unknown() -> Self {
+        let zero: u64;
+        // SAFETY: registers only.
+        unsafe { asm!("{zero} = 0", zero = out(reg) zero) };
+        Self {
+            mount: zero,
+            dentry: zero,
+        }
+    }
 
     /// Whether the dentry is one of the inode's: overlayfs gives its own together with the inode of the
     /// upper filesystem.
     #[inline(always)]
     pub(crate) fn names(self, inode: Inode) -> bool {
-        self.dentry != 0 && read(self.dentry + u64::from(fact!(dentry_d_inode))) == inode.address()
+        // SAFETY: a hook's dentry has kept its type; the offset is that of d_inode.
+        self.dentry != 0
+            && unsafe { load::<u64>(self.dentry as *const u8, fact!(dentry_d_inode)) }
+                == inode.address()
     }
 
     /// Whether the name has been unlinked.
     #[inline(always)]
     pub(crate) fn is_deleted(self) -> bool {
+        let dentry = self.dentry as *const u8;
+        // SAFETY: a hook's dentry has kept its type; the offsets are those of members of struct dentry.
         self.dentry != 0
-            && read(self.dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
-            && read(self.dentry + u64::from(fact!(dentry_d_parent))) != self.dentry
+            && unsafe {
+                load::<u64>(dentry, fact!(dentry_d_hash_pprev)) == 0
+                    && load::<u64>(dentry, fact!(dentry_d_parent)) != self.dentry
+            }
     }
 }

@@ -19,6 +19,7 @@ mod hooks;
 mod kernel;
 mod maps;
 mod path;
+mod quiet;
 mod scope;
 mod scratch;
 mod touch;

@@ -3,11 +3,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use premod_common::event::{FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX};
 
 use crate::{
-    kernel::{Inode, Place, read, read_u32},
+    kernel::{Inode, Place, load, read, read_u32},
     maps::fact,
     scratch::{Scratch, Walk, walk_up},
 };
@@ -26,7 +26,8 @@ const AT_FILESYSTEM_ROOT: u64 = 2;
 pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Place) -> u8 {
     // A file opened through overlayfs has the names that it has there. Those of its own filesystem are the
     // ones that go with its inode and device.
-    let (dentry, mut mount) = if place.names(inode) {
+    let named = place.names(inode);
+    let (dentry, mut mount) = if named {
         (place.dentry, place.mount)
     } else {
         (inode.some_dentry(), 0)
@@ -51,7 +52,15 @@ pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Pla
     if dentry == 0 {
         return FLAG_DELETED | FLAG_PATH_IN_FS;
     }
-    let deleted = Place { mount, dentry }.is_deleted();
+    let deleted = if named {
+        place.is_deleted()
+    } else {
+        is_deleted(dentry)
+    };
+    if named {
+        // SAFETY: the slot is taken, and the hook's dentry has kept its type.
+        unsafe { walk_typed(scratch, place.dentry as *const u8, mount_root) };
+    }
     // SAFETY: the slot is taken.
     let outcome = unsafe {
         walk_up(scratch, step);
@@ -63,6 +72,61 @@ pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Pla
         _ => FLAG_PATH_CUT,
     };
     if deleted { flags | FLAG_DELETED } else { flags }
+}
+
+/// As [`Place::is_deleted`], for a dentry without a type.
+#[inline(always)]
+fn is_deleted(dentry: u64) -> bool {
+    read(dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
+        && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry
+}
+
+/// How many components are walked by [`walk_typed`].
+const TYPED: u32 = 8;
+
+/// The same as [`step`], a few times, up to the mount's root at most: while the verifier still knows the dentry's
+/// type, loads cost a tenth. Whatever is not plain sailing is left to [`step`].
+///
+/// # Safety
+/// `scratch` is a taken slot, and `dentry` a `struct dentry` that the verifier knows.
+#[inline(always)]
+unsafe fn walk_typed(scratch: *mut Scratch, mut dentry: *const u8, mount_root: u64) {
+    let mut length = 0u64;
+    for _ in 0..TYPED {
+        if dentry as u64 == mount_root {
+            break;
+        }
+        // SAFETY: the offsets are those of members of struct dentry. `length` and `size` are checked:
+        // NAME_SPACE bytes from there on are inside of `names`.
+        unsafe {
+            let before: u32 = load(dentry, fact!(dentry_d_seq));
+            let parent: *const u8 = load(dentry, fact!(dentry_d_parent));
+            let name: u64 = load(dentry, fact!(dentry_d_name_name));
+            let size: u32 = load(dentry, fact!(dentry_d_name_len));
+            // Its NUL byte is read too.
+            let size = size.wrapping_add(1);
+            if parent == dentry
+                || before & 1 != 0
+                || length > (NAMES_MAX - NAME_SPACE) as u64
+                || size > NAME_SPACE as u32
+            {
+                break;
+            }
+            let names = (&raw mut (*scratch).names).cast::<u8>();
+            let read = bpf_probe_read_kernel(
+                names.add(length as usize).cast(),
+                size,
+                name as *const c_void,
+            );
+            if read != 0 || before != load::<u32>(dentry, fact!(dentry_d_seq)) {
+                break;
+            }
+            length += u64::from(size);
+            dentry = parent;
+            (*scratch).walk.length = length;
+            (*scratch).walk.dentry = dentry as u64;
+        }
+    }
 }
 
 /// Whether a mount is part of a tree that processes see. The kernel has mounts of its own (overlayfs one for

@@ -11,9 +11,10 @@ use core::ptr::{read_volatile, write_volatile};
 use premod_common::inode::{ScopeRoot, TrackedInode, Verdict};
 
 use crate::{
-    atomic::{compare_and_swap, increment},
+    atomic::{compare_and_swap, exchange, increment},
     kernel::{Inode, Place, read},
     maps::{SCOPE, SCOPE_EPOCH, fact, setting},
+    quiet::{self, current_epoch},
     scratch::{Scratch, Walk, release, take, walk_up},
 };
 
@@ -30,7 +31,7 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
     if setting!(scoped) == 0 {
         return true;
     }
-    let epoch = SCOPE_EPOCH.get(0).copied().unwrap_or(0);
+    let epoch = current_epoch();
     let mut kept = Verdict::OPEN;
     if !entry.is_null() {
         // SAFETY: the caller vouches for `entry`; the fields are aligned u64.
@@ -43,6 +44,10 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
                 // A file that is outside by one name may be inside by another.
                 let same_name = kept.inside() || !inode.has_links();
                 if same_mount && same_name && read_volatile(&raw const (*entry).verdict) == kept.0 {
+                    if !kept.inside() && mount == place.mount {
+                        let word = read_volatile(&raw const (*entry).word);
+                        quiet::learn(inode, place, false, entry, (word, kept.0));
+                    }
                     return kept.inside();
                 }
             }
@@ -64,11 +69,12 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
 /// Makes the kept verdict of one inode void.
 ///
 /// # Safety
-/// `entry` comes from the inode map.
+/// `entry` comes from the inode map, and is that of `inode`.
 #[inline(always)]
-pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode) {
+pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode, inode: Inode) {
     // SAFETY: the caller vouches for `entry`.
-    unsafe { write_volatile(&raw mut (*entry).verdict, Verdict::OPEN.0) };
+    unsafe { exchange(&raw mut (*entry).verdict, Verdict::OPEN.0) };
+    quiet::forget(inode);
 }
 
 /// Makes every kept verdict void.

@@ -16,6 +16,7 @@ use crate::{
     hooks::dedupe::is_deduplicating,
     kernel::{Inode, Place, current_process},
     maps::{Count, INODES, SYNCED, count, setting},
+    quiet::{self, Quiet},
     scope::is_inside,
 };
 
@@ -25,6 +26,24 @@ const ATTEMPTS: u32 = 4;
 /// A hook says that the data of `inode` is about to be modified.
 #[inline(always)]
 pub(crate) fn touch(inode: Inode, place: Place, change: Change) {
+    if !is_quiet(inode, change.unpaged, || place.mount) {
+        touch_noisy(inode, place, change);
+    }
+}
+
+/// Whether a touch has nothing to do: the hot path.
+#[inline(always)]
+pub(crate) fn is_quiet(inode: Inode, unpaged: bool, mount: impl FnOnce() -> u64) -> bool {
+    match quiet::look(inode, mount) {
+        Quiet::Outside => true,
+        Quiet::Announced => !unpaged,
+        Quiet::No => false,
+    }
+}
+
+/// As [`touch`], if the inode is not quiet.
+#[inline(always)]
+pub(crate) fn touch_noisy(inode: Inode, place: Place, change: Change) {
     advance(inode, place, change, |word, mapping, own| {
         let touch = Touch {
             unpaged: change.unpaged,
@@ -37,6 +56,9 @@ pub(crate) fn touch(inode: Inode, place: Place, change: Change) {
 /// A page of `inode` is about to be marked dirty.
 #[inline(always)]
 pub(crate) fn dirtied(inode: Inode, place: Place, change: Change) {
+    if quiet::look(inode, || place.mount) == Quiet::Outside {
+        return;
+    }
     advance(inode, place, change, generation::dirtied);
 }
 
@@ -70,7 +92,7 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mappi
         return;
     }
     // One place announces, whatever the reason: the verifier walks through all that follows for each.
-    let Some(decision) = decide(entry, inode, step) else {
+    let Some(decision) = decide(entry, inode, place, step) else {
         return;
     };
     let decision = Decision {
@@ -107,6 +129,7 @@ struct Decision {
 fn decide(
     entry: *mut TrackedInode,
     inode: Inode,
+    place: Place,
     step: impl Fn(Word, Mapping, bool) -> Step,
 ) -> Option<Decision> {
     if entry.is_null() {
@@ -125,7 +148,16 @@ fn decide(
             next = step(word, mapping, own);
         }
         let (new, flags, now) = match next {
-            Step::Nothing => return None,
+            Step::Nothing => {
+                if mapping.dirty && word.silent_while_dirty() {
+                    // SAFETY: the pointer comes from the map.
+                    unsafe {
+                        let verdict = read_volatile(&raw const (*entry).verdict);
+                        quiet::learn(inode, place, true, entry, (word.0, verdict));
+                    }
+                }
+                return None;
+            }
             Step::Store(new) => (new, None, 0),
             Step::Announce(new, announcement) => {
                 // Before the swap: a sync of what another task announces and changes in between counts.
@@ -136,6 +168,7 @@ fn decide(
         };
         // SAFETY: the pointer comes from the map; `word` is an aligned u64.
         if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
+            quiet::forget(inode);
             let flags = flags?;
             // Before the event goes out, so that a sync that the event's reader asks for counts.
             // SAFETY: the pointer comes from the map.
@@ -246,6 +279,7 @@ fn find(inode: Inode) -> *mut TrackedInode {
         }
         // Another inode took the memory, and its predecessor's end was not seen.
         let _ = INODES.remove(inode.address());
+        quiet::forget(inode);
     }
     // SAFETY: no preconditions.
     let born = unsafe { bpf_ktime_get_ns() };

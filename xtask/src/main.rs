@@ -1,5 +1,6 @@
 //! `cargo xtask`: sets up, builds, runs and tests premod.
 
+mod bench;
 mod bpf;
 mod build;
 mod demo;
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    Bench(bench::Options),
     Build(build::Options),
     Demo(demo::Options),
     Run(run::Options),
@@ -38,6 +40,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Bench(options) => options.run(),
         Task::Build(options) => options.run(),
         Task::Demo(options) => options.run(),
         Task::Run(options) => options.run(),

@@ -37,7 +37,7 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
     if inode.is_null() {
         return 0;
     }
-    dirtied(Inode(inode), Place::UNKNOWN, UNKNOWN);
+    dirtied(Inode(inode), Place::unknown(), UNKNOWN);
     0
 }
 
@@ -49,7 +49,7 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
 fn mark_inode_dirty(ctx: FEntryContext) -> i32 {
     let flags: u32 = ctx.arg(1);
     if flags == fact!(i_dirty_pages) {
-        dirtied(Inode(ctx.arg(0)), Place::UNKNOWN, UNKNOWN);
+        dirtied(Inode(ctx.arg(0)), Place::unknown(), UNKNOWN);
     }
     0
 }

@@ -6,7 +6,11 @@ use aya_ebpf::{
 };
 use premod_common::inode::InodeAddress;
 
-use crate::maps::{INODES, SCOPE, setting};
+use crate::{
+    kernel::Inode,
+    maps::{INODES, SCOPE, setting},
+    quiet,
+};
 
 /// `security_inode_free(struct inode *inode)`, 6.1 to 7.x: the last call before the memory is given back.
 #[lsm(hook = "inode_free_security")]
@@ -26,6 +30,7 @@ fn fentry_inode_free_security(ctx: FEntryContext) -> i32 {
 fn freed(inode: *const u8) {
     let address = inode as InodeAddress;
     let _ = INODES.remove(address);
+    quiet::forget(Inode(inode));
     // PATHs are kept open. The roots of filesystems mounted below them are not, so that they can be
     // unmounted.
     if setting!(scoped) != 0 {

@@ -70,5 +70,5 @@ fn exchanged(inode: *const u8) {
         unpaged: true,
         range: None,
     };
-    touch(Inode(inode), Place::UNKNOWN, change);
+    touch(Inode(inode), Place::unknown(), change);
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use crate::{
-    kernel::load,
+    kernel::{Inode, load},
     maps::{INODES, fact},
     scope::{forget_verdict, forget_verdicts},
 };
@@ -54,7 +54,7 @@ unsafe fn forget(dentry: *const u8) {
         if load::<u16>(inode, fact!(inode_i_mode)) & S_IFMT == S_IFDIR {
             forget_verdicts();
         } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {
-            forget_verdict(entry);
+            forget_verdict(entry, Inode(inode));
         }
     }
 }

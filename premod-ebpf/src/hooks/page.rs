@@ -58,21 +58,27 @@ fn changing(mapping: *const u8, op: Op) {
     if mapping.is_null() {
         return;
     }
-    // SAFETY: the offsets are those of xa_flags and host in struct address_space.
-    let inode: *const u8 = unsafe {
-        // Dirty, so that there is nothing to announce: the usual case.
-        if load::<u32>(mapping, fact!(address_space_xa_flags)) & fact!(mapping_dirty_mark) != 0 {
-            return;
-        }
-        load(mapping, fact!(address_space_host))
-    };
+    // Dirty, so that there is nothing to announce: the usual case.
+    // SAFETY: the offset is that of xa_flags in struct address_space.
+    let flags: u32 = unsafe { load(mapping, fact!(address_space_xa_flags)) };
+    if flags & fact!(mapping_dirty_mark) == 0 {
+        changing_clean(mapping, op as u64);
+    }
+}
+
+/// Out of line, so that the usual way stays short.
+#[inline(never)]
+fn changing_clean(mapping: *const u8, op: u64) -> i32 {
+    // SAFETY: the offset is that of host in struct address_space.
+    let inode: *const u8 = unsafe { load(mapping, fact!(address_space_host)) };
     if inode.is_null() {
-        return;
+        return 0;
     }
     let change = Change {
         op: op as u8,
         unpaged: false,
         range: None,
     };
-    touch(Inode(inode), Place::UNKNOWN, change);
+    touch(Inode(inode), Place::unknown(), change);
+    0
 }

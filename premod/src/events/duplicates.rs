@@ -4,9 +4,10 @@
 //! event; one of the two announcements is marked as an echo. Their order in the ring buffer is open, and if
 //! one of them did not fit, so is the order of the other and the repetition.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use premod_common::event::FirstDirtyRecord;
+use rustc_hash::FxHashSet;
 
 /// How many announcements are remembered. The two come within the time that one takes, so that a few
 /// per CPU would do.
@@ -19,7 +20,7 @@ type Generation = (u64, u64, u64);
 #[derive(Default)]
 pub(crate) struct Duplicates {
     order: VecDeque<Generation>,
-    recent: HashSet<Generation>,
+    recent: FxHashSet<Generation>,
 }
 
 impl Duplicates {
@@ -30,7 +31,7 @@ impl Duplicates {
             return false;
         }
         let generation = (record.inode_address, record.born, record.generation);
-        if self.recent.contains(&generation) {
+        if !self.recent.insert(generation) {
             return true;
         }
         if self.order.len() == REMEMBERED
@@ -39,7 +40,6 @@ impl Duplicates {
             self.recent.remove(&oldest);
         }
         self.order.push_back(generation);
-        self.recent.insert(generation);
         false
     }
 }

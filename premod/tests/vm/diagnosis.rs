@@ -68,13 +68,10 @@ fn doctor_names_the_fallback_where_bpf_is_no_active_lsm(place: &Place) {
         what.contains("bpf is not among the active LSMs") && problem["fatal"] == false
     });
     if place.lsm {
-        assert_eq!(kind("file_permission").expect("attached"), "lsm");
+        assert_eq!(kind("path_truncate").expect("attached"), "lsm");
         assert!(!told, "{problems:?}");
     } else {
-        assert_eq!(
-            kind("security_file_permission").expect("attached"),
-            "fentry"
-        );
+        assert_eq!(kind("security_path_truncate").expect("attached"), "fentry");
         assert!(told, "{problems:?}");
         let here = place.directory.to_str().expect("a plain path");
         let traced = Command::new("premod")

@@ -23,9 +23,9 @@ use clap::Args;
 use self::{
     guest::{Boot, BootCoverage},
     table::Row,
-    verdict::Skips,
+    verdict::{Skips, Verdict},
 };
-use crate::{setup, setup::kernels::SERIES, vm};
+use crate::{bench, setup, setup::kernels::SERIES, vm};
 
 /// Sets up what is missing and runs all checks and tests.
 ///
@@ -55,6 +55,12 @@ pub(crate) struct Options {
 
 /// The kernel that is also booted without bpf among its security modules.
 const WITHOUT_BPF: &str = "6.12";
+
+/// The kernel on which instructions are counted.
+const MEASURED: &str = "6.12";
+
+/// How the rows of what premod costs begin.
+const COSTS: &str = "costs";
 
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
@@ -130,6 +136,13 @@ impl Options {
         let every_way = matches!(self.filter.as_deref(), None | Some(coverage::FILTER));
         let whole = self.kernels.is_empty() && every_way;
         rows.extend(coverage::conclude(&seen, whole)?);
+        let costs = self
+            .filter
+            .as_deref()
+            .is_none_or(|filter| COSTS.contains(filter));
+        if costs && kernels.iter().any(|series| series == MEASURED) {
+            rows.extend(costs_rows());
+        }
         if let Some(filter) = &self.filter
             && rows.is_empty()
         {
@@ -138,6 +151,31 @@ impl Options {
         }
         Ok(rows)
     }
+}
+
+/// What premod costs, a row for each operation.
+fn costs_rows() -> Vec<Row> {
+    let start = Instant::now();
+    eprintln!("test: kernel {MEASURED}: counting instructions ...");
+    let judged = match bench::gate(MEASURED) {
+        Ok(judged) => judged,
+        Err(error) => return vec![Row::failure(COSTS, format!("{error:#}"))],
+    };
+    let seconds = start.elapsed().as_secs_f32() / judged.len().max(1) as f32;
+    let row = |(name, worse): (String, Option<String>)| Row {
+        name,
+        place: Some(MEASURED.to_owned()),
+        fs: None,
+        verdict: if worse.is_some() {
+            Verdict::Fail
+        } else {
+            Verdict::Pass
+        },
+        seconds,
+        reason: worse,
+        counts: None,
+    };
+    judged.into_iter().map(row).collect()
 }
 
 /// Runs the boots, `jobs` at a time, and returns their rows in the boots' order.

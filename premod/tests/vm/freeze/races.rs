@@ -1,8 +1,6 @@
 //! Modifiers that are under way when premod comes: each is held in its gap on purpose.
 
-use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path, thread, time::Duration};
-
-use rustix::pipe::{SpliceFlags, pipe, splice};
+use std::{os::unix::fs::FileExt, path::Path, thread, time::Duration};
 
 use super::{premod::Freeze, process};
 use crate::{
@@ -14,8 +12,6 @@ use crate::{
 
 tests! {
     Alone a_writer_that_was_permitted_before_premod_came_is_waited_for,
-    Alone a_writer_that_sleeps_in_its_call_is_waited_for,
-    Alone who_does_not_come_to_an_end_in_time_is_named,
 }
 
 /// How long premod is given to make the mistake of not waiting.
@@ -55,43 +51,4 @@ fn a_writer_that_was_permitted_before_premod_came_is_waited_for(place: &Place) {
     );
     freeze.signal(rustix::process::Signal::TERM);
     freeze.end().expect(0);
-}
-
-/// A splice out of an empty pipe: it has been permitted, and sleeps until there is something in the pipe.
-fn sleeper(path: &Path) -> (thread::JoinHandle<rustix::io::Result<usize>>, File) {
-    let file = File::options().write(true).open(path).expect("the file");
-    let (from, into) = pipe().expect("a pipe");
-    let sleeper =
-        thread::spawn(move || splice(&from, None, &file, None, 100, SpliceFlags::empty()));
-    (sleeper, into.into())
-}
-
-fn a_writer_that_sleeps_in_its_call_is_waited_for(place: &Place) {
-    let path = place.file("data");
-    drop(clean_file(&path));
-    let (sleeper, mut into) = sleeper(&path);
-    let mut freeze = freeze(&path, &[]);
-    wait_until_attached(&freeze);
-    thread::sleep(TEMPTATION);
-    assert!(!freeze.is_frozen(), "a writer is under way");
-    into.write_all(&[b'1'; 100]).expect("a pipe");
-    let spliced = sleeper.join().expect("the sleeper");
-    assert_eq!(spliced, Ok(100));
-    freeze.frozen();
-    let bytes = std::fs::read(&path).expect("the file");
-    assert_eq!(bytes[..100], [b'1'; 100], "its data came before the freeze");
-    freeze.signal(rustix::process::Signal::TERM);
-    freeze.end().expect(0);
-}
-
-fn who_does_not_come_to_an_end_in_time_is_named(place: &Place) {
-    let path = place.file("data");
-    drop(clean_file(&path));
-    let (sleeper, into) = sleeper(&path);
-    let ended = freeze(&path, &["--timeout", "1s"]).end().expect(18);
-    let own = format!("process {}", std::process::id());
-    assert!(ended.stderr.contains(&own), "{ended:?}");
-    drop(into);
-    let spliced = sleeper.join().expect("the sleeper");
-    assert_eq!(spliced, Ok(0), "the pipe has ended");
 }

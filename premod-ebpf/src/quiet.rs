@@ -1,0 +1,168 @@
+//! Inodes of which nothing has to be announced for now, so that a touch needs no look-up: the hot path.
+//!
+//! Two kinds of inodes are quiet. One whose dirty period was announced is quiet for as long as some page is
+//! dirty; whoever reads the slot looks at the mapping too. One that is outside of the traced subtrees is quiet
+//! for as long as the verdict holds.
+//!
+//! Each inode has one slot that it shares with others; who comes last has it. Whoever changes the inode's word
+//! or verdict empties the slot *after* that ([`forget`]). Whoever fills it looks at word and verdict again
+//! *after* that, and empties it if they have changed ([`learn`]). So a slot is never left filled that should not
+//! be, whichever of the two is faster.
+
+use core::{
+    arch::asm,
+    cell::UnsafeCell,
+    ptr::{read_volatile, write_volatile},
+};
+
+use premod_common::inode::TrackedInode;
+
+use crate::{
+    atomic::{compare_and_swap, exchange},
+    kernel::{Inode, Place},
+    maps::SCOPE_EPOCH,
+};
+
+const SLOTS: usize = 4096;
+
+/// What a slot holds in place of an address while somebody fills it.
+const BUSY: u64 = 1;
+
+#[repr(C)]
+struct Slot {
+    /// Address of the inode; 0 if there is none.
+    inode: u64,
+    /// The epoch in which it was found.
+    epoch: u64,
+    /// Address of the mount that an inode outside was found through.
+    mount: u64,
+    /// Not 0: announced. Else: outside.
+    announced: u64,
+}
+
+#[repr(C)]
+struct Slots(UnsafeCell<[Slot; SLOTS]>);
+
+// SAFETY: every access to it is volatile or atomic.
+unsafe impl Sync for Slots {}
+
+#[unsafe(no_mangle)]
+static QUIET: Slots = Slots(UnsafeCell::new(
+    [const {
+        Slot {
+            inode: 0,
+            epoch: 0,
+            mount: 0,
+            announced: 0,
+        }
+    }; SLOTS],
+));
+
+/// Why an inode is quiet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quiet {
+    /// Its dirty period was announced, and a page is dirty.
+    Announced,
+    /// It is outside of the traced subtrees.
+    Outside,
+    /// It is not, or nobody knows.
+    No,
+}
+
+/// The verifier forbids to calculate with addresses, but not with the lower half of one.
+#[inline(always)]
+fn slot(inode: Inode) -> *mut Slot {
+    let lower: u32;
+    // SAFETY: registers only. The compiler would multiply in place, which is to calculate with an address.
+    unsafe {
+        asm!("{lower} = {address}", lower = out(wreg) lower, address = in(wreg) inode.address() as u32)
+    };
+    // Fibonacci hashing: the upper bits of the product depend on all bits of the address.
+    let mixed = lower.wrapping_mul(0x9e37_79b9);
+    let index = (mixed >> (32 - SLOTS.ilog2())) as usize & (SLOTS - 1);
+    // SAFETY: the index is smaller than SLOTS.
+    unsafe { QUIET.0.get().cast::<Slot>().add(index) }
+}
+
+#[inline(always)]
+pub(crate) fn current_epoch() -> u64 {
+    SCOPE_EPOCH.get(0).copied().unwrap_or(0)
+}
+
+/// Whether the inode is quiet. `mount` is that of its place; it is asked for if it matters.
+#[inline(always)]
+pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
+    let slot = slot(inode);
+    // SAFETY: a slot of ours.
+    unsafe {
+        if read_volatile(&raw const (*slot).inode) != inode.address() {
+            return Quiet::No;
+        }
+        // Announced is announced, by whatever mount and in whatever epoch. If somebody fills the slot for
+        // another inode right now, this one was announced, or outside.
+        if read_volatile(&raw const (*slot).announced) != 0 {
+            return if inode.is_dirty() {
+                Quiet::Announced
+            } else {
+                Quiet::No
+            };
+        }
+        let mount = mount();
+        let found = read_volatile(&raw const (*slot).mount);
+        let epoch = read_volatile(&raw const (*slot).epoch);
+        // Without a mount, the verdict found through any mount is the best there is. The address is read again
+        // after the rest, which then belongs to it.
+        if (mount == 0 || mount == found)
+            && epoch == current_epoch()
+            && read_volatile(&raw const (*slot).inode) == inode.address()
+        {
+            Quiet::Outside
+        } else {
+            Quiet::No
+        }
+    }
+}
+
+/// Notes that the inode is quiet, as its entry says, unless the entry has changed since it was read.
+///
+/// # Safety
+/// `entry` comes from the inode map.
+#[inline(always)]
+pub(crate) unsafe fn learn(
+    inode: Inode,
+    place: Place,
+    announced: bool,
+    entry: *mut TrackedInode,
+    seen: (u64, u64),
+) {
+    let slot = slot(inode);
+    // SAFETY: a slot of ours, and the caller vouches for `entry`; all fields are aligned u64.
+    unsafe {
+        let before = read_volatile(&raw const (*slot).inode);
+        if before == BUSY || !compare_and_swap(&raw mut (*slot).inode, before, BUSY) {
+            return;
+        }
+        write_volatile(&raw mut (*slot).epoch, current_epoch());
+        write_volatile(&raw mut (*slot).mount, place.mount);
+        write_volatile(&raw mut (*slot).announced, announced.into());
+        // A full barrier: what follows is read after this was seen by everybody.
+        exchange(&raw mut (*slot).inode, inode.address());
+        let word = read_volatile(&raw const (*entry).word);
+        let verdict = read_volatile(&raw const (*entry).verdict);
+        if (word, verdict) != seen {
+            forget(inode);
+        }
+    }
+}
+
+/// The inode is not quiet any more, or nobody knows.
+#[inline(always)]
+pub(crate) fn forget(inode: Inode) {
+    let slot = slot(inode);
+    // SAFETY: a slot of ours.
+    unsafe {
+        if read_volatile(&raw const (*slot).inode) == inode.address() {
+            compare_and_swap(&raw mut (*slot).inode, inode.address(), 0);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Fills premod's map of inodes, so that it has as many entries as it would have after as many files.
+
+use aya::{
+    maps::{HashMap, Map, MapData, MapInfo, loaded_maps},
+    programs::loaded_programs,
+};
+use premod_common::inode::{InodeAddress, TrackedInode};
+
+type Inodes = HashMap<MapData, InodeAddress, TrackedInode>;
+
+fn map() -> Inodes {
+    // The newest: that of an earlier premod may not be gone yet.
+    let id = loaded_maps()
+        .filter_map(Result::ok)
+        .filter(|map| map.name_as_str() == Some("INODES"))
+        .map(|map: MapInfo| map.id())
+        .max()
+        .expect("premod has the map");
+    let data = MapData::from_id(id).expect("the map");
+    HashMap::try_from(Map::HashMap(data)).expect("its type")
+}
+
+/// Adds this many inodes that do not exist; those that were added before count. An inode's address is a
+/// multiple of 8, so that none of them is taken for a real one.
+pub(crate) fn inodes(count: u64) {
+    let mut map = map();
+    for number in 0..count {
+        let address = 0xffff_8880_0000_0001 + number * 1024;
+        map.insert(address, TrackedInode::default(), 0)
+            .expect("there is room");
+    }
+}
+
+/// How many inodes are tracked.
+pub(crate) fn entries() -> u64 {
+    map().keys().count() as u64
+}
+
+/// What the verifier went through for each of premod's programs.
+pub(crate) fn verified() -> Vec<(String, u32)> {
+    let first = map_users();
+    let programs = loaded_programs().filter_map(Result::ok);
+    programs
+        .filter(|program| {
+            let maps = program.map_ids().ok().flatten().unwrap_or_default();
+            maps.iter().any(|map| first.contains(map))
+        })
+        .filter_map(|program| {
+            let name = program.name_as_str()?.to_owned();
+            Some((name, program.verified_instruction_count()?))
+        })
+        .collect()
+}
+
+/// The maps of premod's that each program uses one of.
+fn map_users() -> Vec<u32> {
+    let ours = ["INODES", "SYNCED", "EXCHANGES", "DEDUPES", "SCOPE_EPOCH"];
+    loaded_maps()
+        .filter_map(Result::ok)
+        .filter(|map| map.name_as_str().is_some_and(|name| ours.contains(&name)))
+        .map(|map: MapInfo| map.id())
+        .collect()
+}
