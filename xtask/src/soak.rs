@@ -148,14 +148,15 @@ impl Options {
             let all: Vec<_> = filesystems.iter().map(directory).collect();
             all.join(" ")
         };
-        let freeze = |part| format!("premod-freeze {part} {} {}", self.times, directories(part));
+        let freeze = |part, times| format!("premod-freeze {part} {times} {}", directories(part));
         match self.part {
             Some(Part::Freeze) => {
-                return ["hammer", "databases", "kills", "ends"]
-                    .map(freeze)
-                    .join(" && ");
+                let parts = ["hammer", "databases", "kills"].map(|part| freeze(part, self.times));
+                // Each time is six freezes or more.
+                let ends = freeze("ends", (self.times / 5).max(2));
+                return format!("{} && {ends}", parts.join(" && "));
             }
-            Some(Part::Pause) => return freeze("pause"),
+            Some(Part::Pause) => return freeze("pause", self.times),
             _ => {}
         }
         let mut command = format!("premod-soak --minutes {} --seed {seed}", self.minutes);
