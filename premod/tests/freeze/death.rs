@@ -186,7 +186,8 @@ pub(crate) fn ends(directories: &[PathBuf], board: &Path, times: u32) {
 /// A CMD that takes longer than the timeout: the hooks let everybody go by themselves, whatever premod is doing
 /// at that moment. The clock on the wall is set meanwhile, and means nothing.
 fn timeout(scene: &mut Scene) {
-    let sleeper = sleeper("60");
+    // premod ends with CMD, whatever has become of the freeze.
+    let sleeper = sleeper("6");
     let sleeper = sleeper.each_ref().map(String::as_str);
     let mut freeze = scene.freeze(&["--timeout", "3s"], &sleeper);
     freeze.frozen();
@@ -203,7 +204,7 @@ fn timeout(scene: &mut Scene) {
 }
 
 fn terminated(scene: &mut Scene, signal: Signal) {
-    let sleeper = sleeper("60");
+    let sleeper = sleeper("4");
     let sleeper = sleeper.each_ref().map(String::as_str);
     let mut freeze = scene.freeze(&[], &sleeper);
     freeze.frozen();
