@@ -265,6 +265,11 @@ impl<T> Held<'_, T> {
         (result, report)
     }
 
+    /// Whether the victim has gone on by itself.
+    pub(crate) fn has_left(&self) -> bool {
+        self.spinner.report().left != 0
+    }
+
     /// Waits for the victim's end, whether it was released or went on by itself.
     pub(crate) fn wait(&mut self) -> (T, Report) {
         self.let_go();

@@ -3,7 +3,7 @@
 //! A way is tried in three periods. In each it changes the data several times; the first change has to be
 //! announced once and before it, the others not at all. Then the file is synced, and the next period begins.
 
-mod dax;
+pub(crate) mod dax;
 mod ioctls;
 mod mappings;
 mod nfsd;

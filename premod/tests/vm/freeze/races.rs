@@ -17,7 +17,7 @@ tests! {
 /// How long premod is given to make the mistake of not waiting.
 const TEMPTATION: Duration = Duration::from_secs(1);
 /// A little less than the kernel's watchdogs bear, and longer than premod takes to start under emulation.
-const SPIN: Duration = Duration::from_secs(15);
+const SPIN: Duration = Duration::from_secs(18);
 
 fn freeze(path: &Path, options: &[&str]) -> Freeze {
     let mut words = vec![path.to_str().expect("a plain path"), "--deny"];
@@ -38,8 +38,15 @@ fn a_writer_that_was_permitted_before_premod_came_is_waited_for(place: &Place) {
     let held = open.hold(move || file.write_all_at(&[b'1'; 4096], 0));
     let mut freeze = freeze(&path, &[]);
     wait_until_attached(&freeze);
+    assert!(
+        !held.has_left(),
+        "premod took longer to start than the victim can be held"
+    );
     thread::sleep(TEMPTATION);
-    assert!(!freeze.is_frozen(), "a writer is under way");
+    assert!(
+        held.has_left() || !freeze.is_frozen(),
+        "a writer is under way"
+    );
     let (written, _) = held.release();
     written.expect("it had been permitted");
     freeze.frozen();

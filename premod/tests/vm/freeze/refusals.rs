@@ -9,6 +9,7 @@ use std::{
 
 use super::policies::{actor, freeze, outcome};
 use crate::{
+    coverage::dax,
     freeze::actor::Outcome,
     harness::{Place, Test},
     refusals::refused,
@@ -96,8 +97,8 @@ fn files_that_the_kernel_writes_are_not_frozen(place: &Place) {
 }
 
 fn a_dax_file_is_not_frozen(place: &Place) {
-    let mapped = actor(place, "DAX: write");
-    not_frozen(Path::new(&mapped.files[0].path), 15, &["DAX"]);
+    let directory = dax::mounted(place).expect("the first filesystem has DAX");
+    not_frozen(file(&directory.join("not frozen")), 15, &["DAX"]);
 }
 
 fn what_is_no_file_is_not_frozen(place: &Place) {
