@@ -49,6 +49,14 @@ const fn single(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Op
     }
 }
 
+/// What the journal's state makes cost one thing or another.
+const fn journaled(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Operation {
+    Operation {
+        exact: false,
+        ..single(name, prepare)
+    }
+}
+
 const fn varying(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Operation {
     Operation {
         quick: false,
@@ -63,7 +71,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         let file = dirty(place);
         Box::new(Plain(move || write(&file, 0)))
     }),
-    single("pwrite of 512 bytes, first after fsync", |place| {
+    journaled("pwrite of 512 bytes, first after fsync", |place| {
         let file = dirty(place);
         let synced = file.try_clone().expect("a descriptor");
         Box::new(After(
@@ -71,7 +79,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             move || write(&file, 0),
         ))
     }),
-    single("the same, while the watcher is awake", |place| {
+    journaled("the same, while the watcher is awake", |place| {
         let file = dirty(place);
         let other = File::create(place.join("other")).expect("another file");
         Box::new(Awake { file, other })
@@ -81,7 +89,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         mapping.store();
         Box::new(Plain(move || mapping.store()))
     }),
-    single("store into a mapping, first after fsync", |place| {
+    journaled("store into a mapping, first after fsync", |place| {
         let file = dirty(place);
         let mapping = Mapping::of(&file);
         Box::new(After(
@@ -106,7 +114,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         drop(dirty(place));
         Box::new(Plain(move || drop(fs::metadata(&path).expect("stat"))))
     }),
-    single("ftruncate, dirty", |place| {
+    journaled("ftruncate, dirty", |place| {
         let file = dirty(place);
         let mut longer = false;
         Box::new(Plain(move || {
