@@ -127,7 +127,7 @@ pub(crate) fn run(directories: &[PathBuf], board_path: &Path, copies: u32) {
 fn copy_frozen(banks: &[Open]) {
     let files = banks.iter().flat_map(|bank| &bank.files);
     let mut words: Vec<String> = files.map(|file| plain(file).to_owned()).collect();
-    words.extend(["--hold", "--timeout", "60s", "--"].map(str::to_owned));
+    words.extend(["--hold", "--timeout", "120s", "--"].map(str::to_owned));
     let program = std::env::current_exe().expect("our own path");
     words.extend([plain(&program), "copy"].map(str::to_owned));
     for bank in banks {

@@ -92,7 +92,7 @@ fn freeze(files: &[PathBuf], deny: bool) {
     let mode = if deny { "--deny" } else { "--hold" };
     let checker = std::env::current_exe().expect("our own path");
     let checker = [plain(&checker), "check"];
-    let options = [mode, "--timeout", "60s", "--"];
+    let options = [mode, "--timeout", "120s", "--"];
     let arguments = [&names[..], &options, &checker, &names].concat();
     let ended = Freeze::start(&arguments).end().expect(0);
     let report = ended.lines.last().expect("a report");

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::process;
 
 /// Longest wait for the files to be frozen.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Lines of stderr in a report of what went wrong.
 const SAID: usize = 12;

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Longest wait for anything that has to end. Emulation is slow; a hang is still a failure.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The letter that /proc has for the state of a process; `?` if there is none.
 pub(crate) fn state(pid: u32) -> char {
