@@ -12,7 +12,7 @@ use premod_common::{
 use crate::{
     calls::modify,
     facts::fact,
-    flight::{is_in_flight, take_off},
+    flight::{has_just_taken_off, take_off},
     guard,
     keep_out::refuse_store,
     kernel::{File, load},
@@ -71,20 +71,20 @@ fn file_mprotect(ctx: LsmContext) -> i32 {
 /// a shared mapping, before the page can be stored to.
 #[fentry(function = "do_page_mkwrite")]
 fn mkwrite_begins(ctx: FEntryContext) -> i32 {
-    fault(ctx.arg(0), false);
+    fault(ctx.arg(0));
     0
 }
 
 /// The same once more: the kernel skips a program while a task that it has preempted is inside of it, and
-/// this is the one that nothing stands behind. It acts only if the first was skipped.
+/// this is the one that nothing stands behind. Whichever of the two runs second has nothing to do.
 #[fentry(function = "do_page_mkwrite")]
 fn mkwrite_begins_again(ctx: FEntryContext) -> i32 {
-    fault(ctx.arg(0), true);
+    fault(ctx.arg(0));
     0
 }
 
 #[inline(always)]
-fn fault(fault: *const u8, again: bool) {
+fn fault(fault: *const u8) {
     // SAFETY: the offsets are those of vma and flags in struct vm_fault, and of vm_file in the vma.
     let (file, flags): (*const u8, u32) = unsafe {
         let area: *const u8 = load(fault, fact!(vm_fault_vma));
@@ -98,7 +98,7 @@ fn fault(fault: *const u8, again: bool) {
     }
     let inode = File(file).inode().address();
     guard::at(inode, |phase, now| {
-        if matches!(phase, Phase::Open) || (again && is_in_flight(Flight::Fault)) {
+        if matches!(phase, Phase::Open) || has_just_taken_off(now) {
             return 0;
         }
         take_off(inode, Flight::Fault, now);

@@ -51,8 +51,9 @@ const HOOKS: &[Attachment] = &[
 ];
 
 /// Programs that hang twice, because the kernel may skip one; nothing is missed unless both were skipped.
-const PAIRS: [[&str; 2]; 3] = [
+const PAIRS: [[&str; 2]; 4] = [
     ["mkwrite_begins", "mkwrite_begins_again"],
+    ["mkwrite_ends", "mkwrite_ends_again"],
     ["write_seen", "write_seen_again"],
     ["dirty_seen", "dirty_seen_again"],
 ];
