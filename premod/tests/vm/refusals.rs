@@ -27,7 +27,7 @@ pub(crate) fn refused(command: &mut Command, code: i32, words: &[&str]) {
         .output()
         .expect("premod can be run");
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
-    let note = |line: &&str| !line.contains("active LSMs");
+    let note = |line: &&str| !line.contains("tracing by fentry");
     let lines: Vec<&str> = stderr.lines().filter(note).collect();
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert_eq!(lines.len(), 1, "one sentence: {stderr}");
