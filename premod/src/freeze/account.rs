@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use premod_common::guard::{GuardRecord, HeldProcess, Tally};
 
 use super::{
-    freezer::{Freezer, Violation, Why},
+    freezer::Freezer,
+    happened::{Violation, Why},
     keeper::name,
     report::{
         Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, SetType, State,

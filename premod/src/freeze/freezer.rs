@@ -2,354 +2,52 @@
 
 use std::{
     os::fd::AsFd,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, RingBuf};
 use premod_common::{
     event::Op,
-    guard::{GuardRecord, GuardSettings, Happening, HeldProcess, MmapPolicy, Mode, Phase, Tally},
+    guard::{GuardRecord, Happening, HeldProcess, MmapPolicy, Mode, Phase, Tally},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
 
 use super::{
+    builder::FreezerBuilder,
     drain::{self, Stuck},
     flush::{Flushed, Flusher},
     guards::Guards,
-    keeper::{Keeper, Pins, Recovered, recover},
+    happened::{Frozen, Happened, Terms, Thawed, Violation, Why},
+    keeper::{Keeper, Pins, Recovered},
     processes::{User, Wanted, users},
     stop,
     target::Target,
 };
-use crate::{
-    error::Error,
-    events,
-    kernel::{
-        btf::Btf,
-        caps,
-        enrol::scratch_mark,
-        environment::Environment,
-        facts::{self, FactTable},
-        load,
-    },
-};
+use crate::{error::Error, events};
 
 /// How often the files are flushed again because somebody has modified one meanwhile.
 const ROUNDS: u32 = 64;
 /// A program that hangs twice tells twice, within this time.
 const TWICE: Duration = Duration::from_millis(5);
 
-/// What is to be frozen, and how.
-#[derive(Debug)]
-pub struct FreezerBuilder {
-    paths: Vec<PathBuf>,
-    mode: Mode,
-    errno: u32,
-    mmap: MmapPolicy,
-    stop_all: bool,
-    timeout: Duration,
-}
-
-impl FreezerBuilder {
-    /// Adds files; all are frozen together.
-    #[must_use]
-    pub fn paths(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
-        self.paths.extend(paths);
-        self
-    }
-
-    /// System calls that would modify fail with this errno (1 to 4095), instead of waiting.
-    #[must_use]
-    pub fn deny(mut self, errno: u32) -> Self {
-        self.mode = Mode::Deny;
-        self.errno = errno;
-        self
-    }
-
-    /// What happens to stores through mappings.
-    #[must_use]
-    pub fn mmap(mut self, policy: MmapPolicy) -> Self {
-        self.mmap = policy;
-        self
-    }
-
-    /// Stops every process that has one of the files mapped, shared and writable, not only those with several
-    /// threads. Then nothing that the kernel stores on their behalf can slip through.
-    #[must_use]
-    pub fn stop_all_that_map(mut self, stop: bool) -> Self {
-        self.stop_all = stop;
-        self
-    }
-
-    /// How long the freeze may last at most, from the moment at which writers are kept out.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Opens the files, and refuses those about which nothing could be promised.
-    ///
-    /// # Errors
-    /// If one cannot be opened or is refused, or none is given.
-    pub fn targets(&self) -> Result<Vec<Target>, Error> {
-        let mut targets: Vec<Target> = Vec::new();
-        for path in &self.paths {
-            let target = Target::open(path)?;
-            if !targets.iter().any(|known| known.id == target.id) {
-                targets.push(target);
-            }
-        }
-        if targets.is_empty() {
-            return Err(Error::BadValue("no file to freeze was given".to_owned()));
-        }
-        Ok(targets)
-    }
-
-    /// Attaches the programs. Everybody passes; nobody notices.
-    ///
-    /// # Errors
-    /// If the process lacks capabilities, the kernel lacks something or refuses, or a file is refused.
-    pub fn prepare(self, targets: Vec<Target>) -> Result<Freezer, Error> {
-        let missing = caps::missing_for_freeze();
-        if !missing.is_empty() {
-            return Err(Error::NotPermitted {
-                missing: missing.join(" and "),
-            });
-        }
-        let environment = Environment::gather();
-        let release = || environment.release.clone();
-        if !environment.bpf_lsm_is_active() {
-            return Err(Error::KernelLacks {
-                release: release(),
-                what: "bpf among its active LSMs (/sys/kernel/security/lsm; add it to lsm= on the kernel's command line)".to_owned(),
-                cost: "writers cannot be kept out".to_owned(),
-            });
-        }
-        let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {
-            release: release(),
-            source,
-        })?;
-        if environment.lockdown_forbids() {
-            return Err(load::refused(&environment, ""));
-        }
-        let table = facts::gather(&btf);
-        let kernel_btf = aya::Btf::from_sys_fs()
-            .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
-        if let Some(fact) = table.missing_for_freeze() {
-            return Err(Error::KernelLacks {
-                release: release(),
-                what: format!("{} (looked for in {})", fact.name, fact.source),
-                cost: "writers cannot be kept out".to_owned(),
-            });
-        }
-        // Whatever a premod that was killed has left stopped is not to wait any longer.
-        recover()?;
-        let pins = Pins::make()?;
-        let settings = GuardSettings {
-            nonce: 0,
-            mode: self.mode as u32,
-            mmap: self.mmap as u32,
-            errno: self.errno,
-            verdict: -self.errno.cast_signed(),
-            own_pid: std::process::id(),
-            padding: 0,
-        };
-        let mut guards = Guards::create(&table.facts, settings, &environment, pins.path())?;
-        let keeper = Keeper::start(&pins)?;
-        guards.attach(&btf, &kernel_btf, &environment)?;
-        for target in &targets {
-            let look = guards.look(target.as_fd())?;
-            if look.tgid != std::process::id() {
-                return Err(Error::BadValue(
-                    "premod freeze has to run in the initial pid namespace, where it can see every process: run it on the host, not in the container".to_owned(),
-                ));
-            }
-            target.check_look(&look)?;
-            guards.guard(&look)?;
-        }
-        let dirty_mark = dirty_mark(&table, &targets, &mut guards)?;
-        let ring = guards
-            .take_happenings()
-            .ok_or_else(|| Error::BadValue("the ring buffer is gone".to_owned()))?;
-        // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
-        let happenings = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;
-        let flusher =
-            Flusher::new(targets.iter().map(Target::file)).map_err(|error| Error::Kernel {
-                context: "cannot open the files a second time".to_owned(),
-                reason: error.to_string(),
-            })?;
-        Ok(Freezer {
-            inodes: Vec::new(),
-            // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).
-            unclean: dirty_mark | dirty_mark << 1,
-            builder: self,
-            targets,
-            guards,
-            happenings,
-            flusher,
-            keeper: Some(keeper),
-            _pins: pins,
-            frozen: None,
-            last_told: None,
-            told_twice: false,
-            unseen: 0,
-        })
-    }
-}
-
-/// The bit of `xa_flags` that says that some page is dirty. Old kernels do not tell it; there it is learnt from
-/// a scratch file.
-fn dirty_mark(table: &FactTable, targets: &[Target], guards: &mut Guards) -> Result<u32, Error> {
-    match table.facts.mapping_dirty_mark {
-        0 => {
-            let places: Vec<PathBuf> = targets
-                .iter()
-                .filter_map(|target| target.path.parent().map(Into::into))
-                .collect();
-            let mark = scratch_mark(&places, |file| Ok(Some(guards.look(file)?.mapping_flags)))?;
-            mark.ok_or_else(|| {
-                Error::BadValue(
-                    "premod needs a writable place for a scratch file, to learn how this kernel marks dirty pages: /var/tmp on a disk will do".to_owned(),
-                )
-            })
-        }
-        known => Ok(known),
-    }
-}
-
-/// How writers are kept out.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// What happens to whoever wants to modify by a system call.
-    pub mode: Mode,
-    /// The errno that it gets, if it is denied.
-    pub errno: Option<u32>,
-    /// What happens to stores through mappings.
-    pub mmap: MmapPolicy,
-}
-
-/// When and how the files became frozen.
-#[derive(Clone, Copy, Debug)]
-pub struct Frozen {
-    /// When writers were kept out, on the monotonic clock.
-    pub closed: events::MonotonicNs,
-    /// When the files were known to be clean and still.
-    pub since: events::MonotonicNs,
-    /// When the hooks let everybody pass by themselves.
-    pub deadline: events::MonotonicNs,
-    /// How often the files had to be flushed: each time somebody had modified one since the time before.
-    pub rounds: u32,
-    /// Modifications counted up to then.
-    touches: u64,
-}
-
-/// Why a freeze is violated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// A modification that no hook could keep out was seen.
-    Modified,
-    /// A store that could not be stopped before it happened.
-    Stored,
-    /// The kernel skipped premod's programs, so that a modification may have gone unseen.
-    Skipped,
-    /// The record of a modification was lost.
-    Lost,
-    /// The file's path leads to another file now.
-    Replaced,
-    /// The time was up before the freeze was to end.
-    Expired,
-    /// Somebody ended the freeze before CMD had ended.
-    ThawedEarly,
-}
-
-impl Why {
-    /// As it stands in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Modified => "modified",
-            Self::Stored => "stored",
-            Self::Skipped => "skipped",
-            Self::Lost => "lost",
-            Self::Replaced => "replaced",
-            Self::Expired => "expired",
-            Self::ThawedEarly => "thawed_early",
-        }
-    }
-
-    /// In words.
-    #[must_use]
-    pub const fn describe(self) -> &'static str {
-        match self {
-            Self::Modified => "it was modified by a way that cannot be kept out",
-            Self::Stored => "a store through a mapping could not be stopped before it happened",
-            Self::Skipped => {
-                "the kernel skipped premod's programs, so that a modification may have gone unseen"
-            }
-            Self::Lost => "a modification was counted whose record was lost",
-            Self::Replaced => "its path leads to another file now",
-            Self::Expired => "the time was up",
-            Self::ThawedEarly => "the freeze was ended before CMD had ended",
-        }
-    }
-}
-
-/// A file was modified, or may have been, while it was frozen.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// Why.
-    pub why: Why,
-    /// The file, by its number among the targets, if one is concerned.
-    pub file: Option<usize>,
-    /// Who, if it is known.
-    pub record: Option<GuardRecord>,
-    /// When it was noticed, on the monotonic clock.
-    pub mono: events::MonotonicNs,
-}
-
-/// Something that happens while files are frozen.
-#[derive(Clone, Debug)]
-pub enum Happened {
-    /// A process was stopped until the thaw.
-    Held(GuardRecord, Option<usize>),
-    /// A process was refused for the first time.
-    Refused(GuardRecord, Option<usize>),
-    /// A process was killed before its store.
-    Killed(GuardRecord, Option<usize>),
-    /// The freeze is not what it promised to be.
-    Violated(Violation),
-}
-
-/// How a freeze has ended.
-#[derive(Debug)]
-pub struct Thawed {
-    /// Who was let go, and who was not.
-    pub released: Recovered,
-    /// What was counted.
-    pub tally: Tally,
-}
-
 /// Files, and what keeps them still.
 ///
 /// Dropping it thaws them: its programs vanish, and the keeper continues who was stopped.
 pub struct Freezer {
-    builder: FreezerBuilder,
-    targets: Vec<Target>,
-    inodes: Vec<u64>,
-    unclean: u32,
-    guards: Guards,
-    happenings: AsyncFd<RingBuf<MapData>>,
-    flusher: Flusher,
-    keeper: Option<Keeper>,
-    _pins: Pins,
-    frozen: Option<Frozen>,
-    last_told: Option<GuardRecord>,
-    told_twice: bool,
+    pub(super) builder: FreezerBuilder,
+    pub(super) targets: Vec<Target>,
+    pub(super) inodes: Vec<u64>,
+    pub(super) unclean: u32,
+    pub(super) guards: Guards,
+    pub(super) happenings: AsyncFd<RingBuf<MapData>>,
+    pub(super) flusher: Flusher,
+    pub(super) keeper: Option<Keeper>,
+    pub(super) _pins: Pins,
+    pub(super) frozen: Option<Frozen>,
+    pub(super) last_told: Option<GuardRecord>,
+    pub(super) told_twice: bool,
     /// Counted modifications that were told, or given up.
-    unseen: u64,
+    pub(super) unseen: u64,
 }
 
 impl Freezer {

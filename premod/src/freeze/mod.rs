@@ -15,12 +15,14 @@
 //! made by its [`account`].
 
 pub mod account;
+mod builder;
 pub mod control;
 mod drain;
 mod file_id;
 mod flush;
 mod freezer;
 pub(crate) mod guards;
+mod happened;
 pub mod keeper;
 mod lock;
 mod processes;
@@ -33,6 +35,8 @@ mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use freezer::{Freezer, FreezerBuilder, Frozen, Happened, Terms, Thawed, Violation, Why};
+pub use builder::FreezerBuilder;
+pub use freezer::Freezer;
+pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};
 pub use processes::{Access, User};
 pub use target::Target;

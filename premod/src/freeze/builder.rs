@@ -1,0 +1,205 @@
+//! What is to be frozen, and how; and the way to programs that hang.
+
+use std::{os::fd::AsFd, path::PathBuf, time::Duration};
+
+use premod_common::guard::{GuardSettings, MmapPolicy, Mode};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    flush::Flusher,
+    freezer::Freezer,
+    guards::Guards,
+    keeper::{Keeper, Pins, recover},
+    target::Target,
+};
+use crate::{
+    error::Error,
+    kernel::{
+        btf::Btf,
+        caps,
+        enrol::scratch_mark,
+        environment::Environment,
+        facts::{self, FactTable},
+        load,
+    },
+};
+
+/// What is to be frozen, and how.
+#[derive(Debug)]
+pub struct FreezerBuilder {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) mode: Mode,
+    pub(super) errno: u32,
+    pub(super) mmap: MmapPolicy,
+    pub(super) stop_all: bool,
+    pub(super) timeout: Duration,
+}
+
+impl FreezerBuilder {
+    /// Adds files; all are frozen together.
+    #[must_use]
+    pub fn paths(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.paths.extend(paths);
+        self
+    }
+
+    /// System calls that would modify fail with this errno (1 to 4095), instead of waiting.
+    #[must_use]
+    pub fn deny(mut self, errno: u32) -> Self {
+        self.mode = Mode::Deny;
+        self.errno = errno;
+        self
+    }
+
+    /// What happens to stores through mappings.
+    #[must_use]
+    pub fn mmap(mut self, policy: MmapPolicy) -> Self {
+        self.mmap = policy;
+        self
+    }
+
+    /// Stops every process that has one of the files mapped, shared and writable, not only those with several
+    /// threads. Then nothing that the kernel stores on their behalf can slip through.
+    #[must_use]
+    pub fn stop_all_that_map(mut self, stop: bool) -> Self {
+        self.stop_all = stop;
+        self
+    }
+
+    /// How long the freeze may last at most, from the moment at which writers are kept out.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Opens the files, and refuses those about which nothing could be promised.
+    ///
+    /// # Errors
+    /// If one cannot be opened or is refused, or none is given.
+    pub fn targets(&self) -> Result<Vec<Target>, Error> {
+        let mut targets: Vec<Target> = Vec::new();
+        for path in &self.paths {
+            let target = Target::open(path)?;
+            if !targets.iter().any(|known| known.id == target.id) {
+                targets.push(target);
+            }
+        }
+        if targets.is_empty() {
+            return Err(Error::BadValue("no file to freeze was given".to_owned()));
+        }
+        Ok(targets)
+    }
+
+    /// Attaches the programs. Everybody passes; nobody notices.
+    ///
+    /// # Errors
+    /// If the process lacks capabilities, the kernel lacks something or refuses, or a file is refused.
+    pub fn prepare(self, targets: Vec<Target>) -> Result<Freezer, Error> {
+        let missing = caps::missing_for_freeze();
+        if !missing.is_empty() {
+            return Err(Error::NotPermitted {
+                missing: missing.join(" and "),
+            });
+        }
+        let environment = Environment::gather();
+        let release = || environment.release.clone();
+        if !environment.bpf_lsm_is_active() {
+            return Err(Error::KernelLacks {
+                release: release(),
+                what: "bpf among its active LSMs (/sys/kernel/security/lsm; add it to lsm= on the kernel's command line)".to_owned(),
+                cost: "writers cannot be kept out".to_owned(),
+            });
+        }
+        let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {
+            release: release(),
+            source,
+        })?;
+        if environment.lockdown_forbids() {
+            return Err(load::refused(&environment, ""));
+        }
+        let table = facts::gather(&btf);
+        let kernel_btf = aya::Btf::from_sys_fs()
+            .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
+        if let Some(fact) = table.missing_for_freeze() {
+            return Err(Error::KernelLacks {
+                release: release(),
+                what: format!("{} (looked for in {})", fact.name, fact.source),
+                cost: "writers cannot be kept out".to_owned(),
+            });
+        }
+        // Whatever a premod that was killed has left stopped is not to wait any longer.
+        recover()?;
+        let pins = Pins::make()?;
+        let settings = GuardSettings {
+            nonce: 0,
+            mode: self.mode as u32,
+            mmap: self.mmap as u32,
+            errno: self.errno,
+            verdict: -self.errno.cast_signed(),
+            own_pid: std::process::id(),
+            padding: 0,
+        };
+        let mut guards = Guards::create(&table.facts, settings, &environment, pins.path())?;
+        let keeper = Keeper::start(&pins)?;
+        guards.attach(&btf, &kernel_btf, &environment)?;
+        for target in &targets {
+            let look = guards.look(target.as_fd())?;
+            if look.tgid != std::process::id() {
+                return Err(Error::BadValue(
+                    "premod freeze has to run in the initial pid namespace, where it can see every process: run it on the host, not in the container".to_owned(),
+                ));
+            }
+            target.check_look(&look)?;
+            guards.guard(&look)?;
+        }
+        let dirty_mark = dirty_mark(&table, &targets, &mut guards)?;
+        let ring = guards
+            .take_happenings()
+            .ok_or_else(|| Error::BadValue("the ring buffer is gone".to_owned()))?;
+        // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
+        let happenings = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;
+        let flusher =
+            Flusher::new(targets.iter().map(Target::file)).map_err(|error| Error::Kernel {
+                context: "cannot open the files a second time".to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(Freezer {
+            inodes: Vec::new(),
+            // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).
+            unclean: dirty_mark | dirty_mark << 1,
+            builder: self,
+            targets,
+            guards,
+            happenings,
+            flusher,
+            keeper: Some(keeper),
+            _pins: pins,
+            frozen: None,
+            last_told: None,
+            told_twice: false,
+            unseen: 0,
+        })
+    }
+}
+
+/// The bit of `xa_flags` that says that some page is dirty. Old kernels do not tell it; there it is learnt from
+/// a scratch file.
+fn dirty_mark(table: &FactTable, targets: &[Target], guards: &mut Guards) -> Result<u32, Error> {
+    match table.facts.mapping_dirty_mark {
+        0 => {
+            let places: Vec<PathBuf> = targets
+                .iter()
+                .filter_map(|target| target.path.parent().map(Into::into))
+                .collect();
+            let mark = scratch_mark(&places, |file| Ok(Some(guards.look(file)?.mapping_flags)))?;
+            mark.ok_or_else(|| {
+                Error::BadValue(
+                    "premod needs a writable place for a scratch file, to learn how this kernel marks dirty pages: /var/tmp on a disk will do".to_owned(),
+                )
+            })
+        }
+        known => Ok(known),
+    }
+}
