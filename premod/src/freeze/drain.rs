@@ -99,13 +99,11 @@ pub(crate) async fn land(
     loop {
         let mut stuck = None;
         for (thread, modifier) in guards.in_flight() {
-            let landed = match whereabouts(modifier.pid, thread) {
-                Whereabouts::Gone => true,
-                // The tracepoint tells of calls and faults; it may have been skipped.
-                Whereabouts::Outside => true,
-                Whereabouts::Inside => false,
-                Whereabouts::Running => false,
-            };
+            // The tracepoint tells of calls and faults; it may have been skipped.
+            let landed = matches!(
+                whereabouts(modifier.pid, thread),
+                Whereabouts::Gone | Whereabouts::Outside
+            );
             if landed {
                 guards.landed(thread);
             } else if modifier.flight != Flight::Fault as u32 || !last_look {

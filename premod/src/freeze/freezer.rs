@@ -154,7 +154,6 @@ impl Freezer {
                     since: events::now(),
                     deadline: events::MonotonicNs(deadline),
                     rounds,
-                    touches: before,
                 };
                 self.unseen = before;
                 self.frozen = Some(frozen);
@@ -379,15 +378,6 @@ impl Freezer {
             found.push(violated(Why::Expired, None));
         }
         Ok(found)
-    }
-
-    /// Whether any modification was counted since the files are frozen.
-    ///
-    /// # Errors
-    /// If the kernel side cannot be asked.
-    pub fn is_touched(&self) -> Result<bool, Error> {
-        let touches = self.guards.controls.tally()?.touches;
-        Ok(self.frozen.is_some_and(|frozen| touches > frozen.touches))
     }
 
     /// Lets everybody pass, and continues who was stopped.

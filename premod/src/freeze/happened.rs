@@ -27,8 +27,6 @@ pub struct Frozen {
     pub deadline: events::MonotonicNs,
     /// How often the files had to be flushed: each time somebody had modified one since the time before.
     pub rounds: u32,
-    /// Modifications counted up to then.
-    pub(super) touches: u64,
 }
 
 /// Why a freeze is violated.
@@ -51,20 +49,6 @@ pub enum Why {
 }
 
 impl Why {
-    /// As it stands in JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Modified => "modified",
-            Self::Stored => "stored",
-            Self::Skipped => "skipped",
-            Self::Lost => "lost",
-            Self::Replaced => "replaced",
-            Self::Expired => "expired",
-            Self::ThawedEarly => "thawed_early",
-        }
-    }
-
     /// In words.
     #[must_use]
     pub const fn describe(self) -> &'static str {
