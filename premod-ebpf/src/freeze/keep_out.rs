@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{bpf_get_current_comm, generated::bpf_send_signal_thread},
+    helpers::{
+        bpf_get_current_comm,
+        generated::{bpf_send_signal, bpf_send_signal_thread},
+    },
 };
 use premod_common::{
     event::Op,
@@ -47,6 +50,10 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
     } else if task.is_in_restartable_call() {
         return RESTART;
     } else {
+        // A worker of `io_uring` takes its signal when it is done with the request, and whoever waits for that may
+        // have submitted the next one by then. So the process gets one, too; SIGCONT takes back what is pending.
+        // SAFETY: no preconditions.
+        unsafe { bpf_send_signal(SIGSTOP) };
         return -(EAGAIN as i32);
     };
     count!(refused);
