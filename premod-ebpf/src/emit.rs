@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm,
     generated::{
         bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_smp_processor_id,
-        bpf_ktime_get_ns, bpf_probe_read_kernel_str, bpf_ringbuf_output,
+        bpf_probe_read_kernel_str, bpf_ringbuf_output,
     },
 };
 use aya_log_ebpf::debug;
@@ -37,6 +37,8 @@ pub(crate) struct Announce {
     pub(crate) change: Change,
     pub(crate) generation: u64,
     pub(crate) born: u64,
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub(crate) now: u64,
     pub(crate) flags: u8,
 }
 
@@ -50,6 +52,7 @@ pub(crate) fn emit(announce: &Announce) -> bool {
         change,
         generation,
         born,
+        now,
         mut flags,
     } = *announce;
     let superblock = inode.superblock();
@@ -57,7 +60,7 @@ pub(crate) fn emit(announce: &Announce) -> bool {
     // `names.len()` after `record` bounds the size of the output.
     unsafe {
         let record = &raw mut (*scratch).record;
-        (*record).mono_ns = bpf_ktime_get_ns();
+        (*record).mono_ns = now;
         flags |= write_names(scratch, inode, place);
         (*record).generation = generation;
         (*record).inode_address = inode.address();

@@ -17,6 +17,7 @@ mod emit;
 mod facts;
 mod hooks;
 mod kernel;
+mod latch;
 mod maps;
 mod path;
 mod quiet;

@@ -10,7 +10,7 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, TRACKED_MAX, TrackedInode},
 };
 
-use crate::{atomic::increment, kernel::Task, scratch::Scratch};
+use crate::{atomic::increment, kernel::Task, latch::Latch, scratch::Scratch};
 
 pub(crate) use crate::facts::{fact, setting};
 
@@ -33,6 +33,9 @@ pub(crate) static SCOPE: HashMap<InodeAddress, u32> =
 /// changes on it that left no dirty page are announced again later than they could be.
 #[map]
 pub(crate) static SYNCED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// When a filesystem, whichever, was last synced as a whole.
+pub(crate) static LAST_SYNC: Latch = Latch::new();
 
 /// Changes whenever a directory is renamed or the mounts change: older scope verdicts are void.
 #[map]

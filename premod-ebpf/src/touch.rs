@@ -15,7 +15,7 @@ use crate::{
     emit::{Announce, Change, emit},
     hooks::dedupe::is_deduplicating,
     kernel::{Inode, Place, current_process},
-    maps::{Count, INODES, SYNCED, count, setting},
+    maps::{Count, INODES, LAST_SYNC, SYNCED, count, setting},
     quiet::{self, Quiet},
     scope::is_inside,
 };
@@ -102,6 +102,7 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mappi
     let Decision {
         generation,
         born,
+        now,
         flags,
     } = decision;
     let delivered = emit(&Announce {
@@ -110,6 +111,7 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mappi
         change,
         generation,
         born,
+        now,
         flags,
     });
     conclude(entry, decision, delivered);
@@ -120,6 +122,8 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mappi
 struct Decision {
     generation: u64,
     born: u64,
+    /// When it was decided, before the word was swapped.
+    now: u64,
     /// The `FLAG_…` bits that say how it came about.
     flags: u8,
 }
@@ -177,6 +181,7 @@ fn decide(
                 generation: new.generation(),
                 // SAFETY: the pointer comes from the map.
                 born: unsafe { (*entry).born },
+                now,
                 flags,
             });
         }
@@ -195,6 +200,8 @@ fn untracked() -> Option<Decision> {
     Some(Decision {
         generation: 0,
         born: 0,
+        // SAFETY: no preconditions.
+        now: unsafe { bpf_ktime_get_ns() },
         flags: FLAG_PRE | FLAG_UNTRACKED,
     })
 }
@@ -260,12 +267,18 @@ fn mapping(entry: *mut TrackedInode, word: Word, inode: Inode) -> Mapping {
     let announced = unsafe { read_volatile(&raw const (*entry).announced) };
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
-    let synced = unsafe { SYNCED.get(inode.superblock().address()) }
-        .copied()
-        .unwrap_or(0);
-    let aged = now.wrapping_sub(announced) > setting!(period) || synced > announced;
+    let aged = now.wrapping_sub(announced) > setting!(period)
+        || LAST_SYNC.get() > announced && synced_at(inode) > announced;
     Mapping { dirty, aged }
+}
+
+/// When the inode's filesystem was last synced as a whole.
+#[inline(always)]
+fn synced_at(inode: Inode) -> u64 {
+    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
+    unsafe { SYNCED.get(inode.superblock().address()) }
+        .copied()
+        .unwrap_or(0)
 }
 
 /// The inode's entry, made if there is none; null if there is no room.

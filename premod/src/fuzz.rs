@@ -10,7 +10,7 @@ use proptest::{
     test_runner::{Config, RngSeed},
 };
 
-use crate::events::{Clocks, FirstDirty, decode};
+use crate::events::{Clocks, Decoder, FirstDirty};
 
 /// The effort of one property.
 pub(crate) fn effort(cases: u32) -> Config {
@@ -235,7 +235,7 @@ pub(crate) fn event() -> impl Strategy<Value = FirstDirty> {
     (record(), names(), number()).prop_map(|(record, names, seq)| {
         let item = item(&record, &names);
         let (record, names) = FirstDirtyRecord::decode(&item).expect("it is whole");
-        let mut event = decode(&record, names, &Clocks::now());
+        let mut event = Decoder::new().decode(&record, names, &Clocks::now());
         event.seq = seq;
         event
     })

@@ -24,9 +24,9 @@ use tokio::{
 
 use crate::{
     error::Error,
-    events::{Clocks, Duplicates, Losses, Lost, Record, Skippable, decode},
+    events::{Clocks, Decoder, Duplicates, Losses, Lost, Record, Skippable},
     kernel::{
-        attach::{self, Attachment, HOOKS, Kind},
+        attach::{self, Attachment, HOOKS, Hook, Kind},
         btf::Btf,
         caps,
         enrol::{self, Enroller},
@@ -187,7 +187,8 @@ impl TracerBuilder {
         let counters = typed(take(&mut ebpf, "COUNTERS")?)?;
 
         let mut attached = Vec::new();
-        for hook in HOOKS.iter().filter(|hook| scoped || !hook.scoped_only) {
+        let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
+        for hook in HOOKS.iter().filter(needed) {
             let Some(way) = hook.choose(&btf, &environment) else {
                 if hook.essential {
                     return Err(Error::KernelLacks {
@@ -218,6 +219,7 @@ impl TracerBuilder {
             look,
             looks: 0,
             duplicates: Duplicates::default(),
+            decoder: Decoder::new(),
             pending: VecDeque::new(),
             more_in_ring: true,
             seq: 0,
@@ -256,6 +258,7 @@ pub struct Tracer {
     look: Interval,
     looks: u32,
     duplicates: Duplicates,
+    decoder: Decoder,
     pending: VecDeque<Record>,
     /// The ring buffer may hold more than the last batch.
     more_in_ring: bool,
@@ -280,6 +283,11 @@ impl Tracer {
     /// The next record; `None` when the trace was stopped and everything has been yielded.
     pub async fn next(&mut self) -> Option<Record> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// The next record, if it has been decoded already: the rest of a batch, without the cost of a wait.
+    pub fn next_of_batch(&mut self) -> Option<Record> {
+        self.pending.pop_front()
     }
 
     /// Whether the next record is there already, so that [`Tracer::next`] would not wait.
@@ -349,7 +357,7 @@ impl Tracer {
             if self.duplicates.is_duplicate(&record) {
                 continue;
             }
-            let mut event = decode(&record, names, &clocks);
+            let mut event = self.decoder.decode(&record, names, &clocks);
             drop(item);
             self.seq += 1;
             event.seq = self.seq;

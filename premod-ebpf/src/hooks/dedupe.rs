@@ -10,14 +10,19 @@ use aya_ebpf::{
 
 use crate::{
     kernel::{File, Inode, current_task},
+    latch::Latch,
     maps::DEDUPES,
 };
+
+/// Somebody has deduplicated since premod began: else there is no need to look for the running task.
+static HAPPENS: Latch = Latch::new();
 
 /// `vfs_dedupe_file_range_one(src_file, src_pos, dst_file, dst_pos, len, flags)`, 6.1 to 7.x: asks for
 /// permission, and then has the filesystem compare and share.
 #[fentry(function = "vfs_dedupe_file_range_one")]
 fn dedupe_begins(ctx: FEntryContext) -> i32 {
     let target = File(ctx.arg(2)).inode().address();
+    HAPPENS.raise(1);
     let _ = DEDUPES.insert(current_task(), target, 0);
     0
 }
@@ -33,6 +38,9 @@ fn dedupe_ends(_ctx: FExitContext) -> i32 {
 /// Whether the running task deduplicates this inode, which is then forgotten: permission is asked once.
 #[inline(always)]
 pub(crate) fn is_deduplicating(inode: Inode) -> bool {
+    if HAPPENS.get() == 0 {
+        return false;
+    }
     let task = current_task();
     // SAFETY: a shared reference into a map value that only this task changes.
     let target = unsafe { DEDUPES.get(task) }.copied();

@@ -4,7 +4,10 @@
 //! the writer slept after `generic_write_checks`, or because the pages that it has copied so far have been
 //! written back. These hooks come when the filesystem has locked a page, to change it.
 
-use aya_ebpf::{macros::fexit, programs::FExitContext};
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
 use premod_common::event::Op;
 
 use crate::{
@@ -21,12 +24,25 @@ const GFP_WRITE: u32 = 1 << 12;
 /// is about to change (`FGP_STABLE`), on ext4 and xfs, on 6.18 and 7.3 also on btrfs.
 ///
 /// Some filesystems' `page_mkwrite` call it too, before the page can be stored to.
+#[fentry(function = "folio_wait_stable")]
+fn folio_wait_stable(ctx: FEntryContext) -> i32 {
+    locked(ctx.arg(0));
+    0
+}
+
+/// The same at its exit. Where the disk wants stable pages the function waits for writeback, and the file may have
+/// become clean meanwhile. Elsewhere it does nothing, and an exit costs half as much again as an entry: it is
+/// attached only if there is such a disk.
 #[fexit(function = "folio_wait_stable")]
-fn folio_wait_stable(ctx: FExitContext) -> i32 {
-    let folio: *const u8 = ctx.arg(0);
+fn folio_is_stable(ctx: FExitContext) -> i32 {
+    locked(ctx.arg(0));
+    0
+}
+
+#[inline(always)]
+fn locked(folio: *const u8) {
     // SAFETY: the offset is that of mapping in struct folio.
     changing(unsafe { load(folio, fact!(folio_mapping)) }, Op::Unknown);
-    0
 }
 
 /// `filemap_add_folio(struct address_space *mapping, struct folio *folio, pgoff_t index, gfp_t gfp)`, 6.1 to

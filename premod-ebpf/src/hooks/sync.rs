@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::fentry, programs::F
 
 use crate::{
     kernel::{File, SuperBlock},
-    maps::SYNCED,
+    maps::{LAST_SYNC, SYNCED},
     touch::synced,
 };
 
@@ -41,6 +41,8 @@ fn file_check_and_advance_wb_err(ctx: FEntryContext) -> i32 {
 fn sync_inodes_sb(ctx: FEntryContext) -> i32 {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
+    // First: who sees no sync at all does not look for that of the filesystem.
+    LAST_SYNC.raise(now);
     let _ = SYNCED.insert(SuperBlock(ctx.arg(0)).address(), now, 0);
     0
 }

@@ -18,7 +18,9 @@ use crate::{
 fn generic_write_checks(ctx: FEntryContext) -> i32 {
     let (iocb, from): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
     let file = file_of(iocb);
-    if !is_quiet(file.inode(), file.is_direct(), || file.place().mount) {
+    // Direct writes to a file that is quiet because it is dirty are left to the hook on `kiocb_invalidate_pages`:
+    // to look at the file's flags here would cost every write.
+    if !is_quiet(file.inode(), false, || file.place().mount) {
         checked_with_length(iocb, from);
     }
     0

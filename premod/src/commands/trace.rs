@@ -153,7 +153,7 @@ impl Session {
                 biased;
                 record = self.tracer.next() => {
                     let Some(record) = record else { return Ok(End::Asked) };
-                    if let Err(error) = self.show(&record) {
+                    if let Err(error) = self.show_batch(record) {
                         return Ok(End::Output(error));
                     }
                     if self.left == Some(0) {
@@ -194,6 +194,17 @@ impl Session {
             self.show(&record)?;
         }
         self.output.finish(&self.tracer.summary())
+    }
+
+    fn show_batch(&mut self, first: Record) -> Result<(), OutputError> {
+        let mut next = Some(first);
+        while let Some(record) = next
+            && self.left != Some(0)
+        {
+            self.show(&record)?;
+            next = self.tracer.next_of_batch();
+        }
+        Ok(())
     }
 
     fn show(&mut self, record: &Record) -> Result<(), OutputError> {

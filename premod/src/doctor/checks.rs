@@ -208,6 +208,7 @@ mod tests {
                 release: "6.12".to_owned(),
                 lsms: Some(vec!["yama".to_owned(), "bpf".to_owned()]),
                 lockdown: Some("none".to_owned()),
+                stable_pages: false,
             },
             capabilities: vec!["CAP_BPF".to_owned()],
             missing_capabilities: Vec::new(),

@@ -190,6 +190,7 @@ mod tests {
                 release: "6.12".to_owned(),
                 lsms: None,
                 lockdown: None,
+                stable_pages: false,
             },
             capabilities: Vec::new(),
             missing_capabilities: Vec::new(),

@@ -1,5 +1,7 @@
 //! Turns ring buffer records into events.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
 use premod_common::event::{
@@ -38,58 +40,99 @@ impl Clocks {
     }
 }
 
-/// Decodes one record; `names` are the path's components, leaf first.
-pub(crate) fn decode(record: &FirstDirtyRecord, names: &[u8], clocks: &Clocks) -> FirstDirty {
-    let has = |flag| record.flags & flag != 0;
-    let mono = MonotonicNs(record.mono_ns);
-    let cut = has(FLAG_PATH_CUT);
-    FirstDirty {
-        seq: 0,
-        timestamp: clocks.date(mono),
-        mono,
-        op: Op::from_number(record.op).unwrap_or(Op::Unknown),
-        pre: has(FLAG_PRE),
-        retried: has(FLAG_RETRY),
-        untracked: has(FLAG_UNTRACKED),
-        generation: record.generation,
-        path: Path {
-            bytes: path(names, cut),
-            deleted: has(FLAG_DELETED),
-            cut,
-            in_filesystem: has(FLAG_PATH_IN_FS),
-        },
-        key: InodeKey {
-            device: Device::from_kernel(record.device),
-            inode: record.inode,
-            generation: record.inode_generation,
-        },
-        filesystem: String::from_utf8_lossy(until_nul(&record.filesystem)).into_owned(),
-        range: has(FLAG_RANGE).then_some(Range {
-            offset: record.offset,
-            length: (record.length != TO_THE_END).then_some(record.length),
-        }),
-        comm: Bytes::copy_from_slice(until_nul(&record.comm)),
-        pid: Pid(record.pid),
-        tid: Tid(record.tid),
-        uid: record.uid,
-        gid: record.gid,
-        cgroup: record.cgroup,
-    }
+/// How many bytes of names are allocated at a time.
+const ARENA: usize = 64 << 10;
+
+/// Turns records into events. An event costs no allocation: its names share a block with those of others.
+pub(crate) struct Decoder {
+    arena: BytesMut,
+    /// The filesystem type of the last event, as the kernel wrote it and as text.
+    filesystem: ([u8; 16], Arc<str>),
 }
 
-/// Turns the components round and joins them. A path whose beginning is missing does not begin with `/`.
-fn path(names: &[u8], cut: bool) -> Bytes {
-    let mut path = BytesMut::with_capacity(names.len() + 1);
-    let names = names.strip_suffix(b"\0").unwrap_or(names);
-    if !names.is_empty() {
-        for component in names.rsplit(|&byte| byte == 0) {
-            if !cut || !path.is_empty() {
-                path.put_u8(b'/');
-            }
-            path.put_slice(component);
+impl Decoder {
+    pub(crate) fn new() -> Self {
+        Self {
+            arena: BytesMut::new(),
+            filesystem: ([0; 16], "".into()),
         }
     }
-    path.freeze()
+
+    /// Decodes one record; `names` are the path's components, leaf first.
+    pub(crate) fn decode(
+        &mut self,
+        record: &FirstDirtyRecord,
+        names: &[u8],
+        clocks: &Clocks,
+    ) -> FirstDirty {
+        let has = |flag| record.flags & flag != 0;
+        let mono = MonotonicNs(record.mono_ns);
+        let cut = has(FLAG_PATH_CUT);
+        let needed = names.len() + 1 + record.comm.len();
+        if self.arena.capacity() < needed {
+            self.arena = BytesMut::with_capacity(ARENA.max(needed));
+        }
+        FirstDirty {
+            seq: 0,
+            timestamp: clocks.date(mono),
+            mono,
+            op: Op::from_number(record.op).unwrap_or(Op::Unknown),
+            pre: has(FLAG_PRE),
+            retried: has(FLAG_RETRY),
+            untracked: has(FLAG_UNTRACKED),
+            generation: record.generation,
+            path: Path {
+                bytes: self.path(names, cut),
+                deleted: has(FLAG_DELETED),
+                cut,
+                in_filesystem: has(FLAG_PATH_IN_FS),
+            },
+            key: InodeKey {
+                device: Device::from_kernel(record.device),
+                inode: record.inode,
+                generation: record.inode_generation,
+            },
+            filesystem: self.filesystem(record.filesystem),
+            range: has(FLAG_RANGE).then_some(Range {
+                offset: record.offset,
+                length: (record.length != TO_THE_END).then_some(record.length),
+            }),
+            comm: self.take(until_nul(&record.comm)),
+            pid: Pid(record.pid),
+            tid: Tid(record.tid),
+            uid: record.uid,
+            gid: record.gid,
+            cgroup: record.cgroup,
+        }
+    }
+
+    /// Turns the components round and joins them. A path whose beginning is missing does not begin with `/`.
+    fn path(&mut self, names: &[u8], cut: bool) -> Bytes {
+        let names = names.strip_suffix(b"\0").unwrap_or(names);
+        if !names.is_empty() {
+            for component in names.rsplit(|&byte| byte == 0) {
+                if !cut || !self.arena.is_empty() {
+                    self.arena.put_u8(b'/');
+                }
+                self.arena.put_slice(component);
+            }
+        }
+        self.arena.split().freeze()
+    }
+
+    fn take(&mut self, text: &[u8]) -> Bytes {
+        self.arena.put_slice(text);
+        self.arena.split().freeze()
+    }
+
+    /// Nearly always the same as last time.
+    fn filesystem(&mut self, name: [u8; 16]) -> Arc<str> {
+        if self.filesystem.0 != name {
+            let text = String::from_utf8_lossy(until_nul(&name));
+            self.filesystem = (name, text.into());
+        }
+        Arc::clone(&self.filesystem.1)
+    }
 }
 
 fn until_nul(text: &[u8]) -> &[u8] {
@@ -99,6 +142,10 @@ fn until_nul(text: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn path(names: &[u8], cut: bool) -> Bytes {
+        Decoder::new().path(names, cut)
+    }
 
     #[test]
     fn components_are_turned_round() {
@@ -143,7 +190,7 @@ mod tests {
             filesystem: *b"ext4\0\0\0\0\0\0\0\0\0\0\0\0",
             ..FirstDirtyRecord::default()
         };
-        let event = decode(&record, b"f\0", &Clocks::now());
+        let event = Decoder::new().decode(&record, b"f\0", &Clocks::now());
         assert!(event.pre && event.path.deleted && !event.path.cut && !event.retried);
         assert_eq!(
             event.range,
@@ -154,7 +201,7 @@ mod tests {
         );
         assert_eq!(event.key.device, Device { major: 8, minor: 1 });
         assert_eq!(
-            (&event.comm[..], &event.filesystem[..]),
+            (&event.comm[..], &*event.filesystem),
             (&b"postgres"[..], "ext4")
         );
     }

@@ -1,11 +1,12 @@
 //! Watches the counters that tell what was lost.
 
 use std::{
-    fs,
+    mem::MaybeUninit,
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use aya::maps::{MapData, PerCpuArray};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 use premod_common::counters::Counters;
 
 use super::record::LostReason;
@@ -106,18 +107,26 @@ fn grown(before: &mut Vec<u64>, now: Vec<u64>) -> Vec<Loss> {
         .collect()
 }
 
-/// `recursion_misses` stands in the fdinfo of a program from 5.12 on (`bpf_prog_show_fdinfo`).
+/// How often the kernel has skipped a program: `bpf_prog_info.recursion_misses`, 5.12 and later. The same number
+/// stands in the program's fdinfo, which takes five times as long to read.
 pub(crate) fn recursion_misses(program: &OwnedFd) -> Option<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
-    misses_in(&info)
-}
-
-pub(super) fn misses_in(info: &str) -> Option<u64> {
-    info.lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))?
-        .trim()
-        .parse()
-        .ok()
+    let mut info = MaybeUninit::<bpf_prog_info>::zeroed();
+    let mut attributes = MaybeUninit::<bpf_attr>::zeroed();
+    // SAFETY: all zeroes are valid for both, which are made of integers.
+    let (info, attributes) = unsafe { (info.assume_init_mut(), attributes.assume_init_mut()) };
+    attributes.info.bpf_fd = program.as_raw_fd() as u32;
+    attributes.info.info = (&raw mut *info) as u64;
+    attributes.info.info_len = size_of::<bpf_prog_info>() as u32;
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, and no more of `attributes` than it is large.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD,
+            &raw mut *attributes,
+            size_of::<bpf_attr>(),
+        )
+    };
+    (result == 0).then_some(info.recursion_misses)
 }
 
 #[cfg(test)]
@@ -142,14 +151,5 @@ mod tests {
         let mut before = vec![1, 5];
         assert!(grown(&mut before, Vec::new()).is_empty());
         assert!(grown(&mut before, vec![1, 5]).is_empty());
-    }
-
-    #[test]
-    fn fdinfo_is_understood() {
-        assert_eq!(
-            misses_in("pos:\t0\nrun_cnt:\t9\nrecursion_misses:\t12\n"),
-            Some(12)
-        );
-        assert_eq!(misses_in("pos:\t0\n"), None);
     }
 }

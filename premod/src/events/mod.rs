@@ -7,7 +7,7 @@ mod losses;
 mod properties;
 mod record;
 
-pub(crate) use decode::{Clocks, decode};
+pub(crate) use decode::{Clocks, Decoder};
 pub(crate) use duplicates::Duplicates;
 pub(crate) use losses::{Losses, Skippable, recursion_misses};
 pub use premod_common::event::Op;

@@ -1,6 +1,6 @@
 //! The types of the event stream.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -106,7 +106,7 @@ pub struct FirstDirty {
     /// Which inode it is.
     pub key: InodeKey,
     /// Type of the filesystem.
-    pub filesystem: String,
+    pub filesystem: Arc<str>,
     /// Which bytes, where the hook knows.
     pub range: Option<Range>,
     /// Name of the task.

@@ -45,8 +45,32 @@ pub struct Hook {
     pub cost: &'static str,
     /// Tracing is refused without it.
     pub essential: bool,
-    /// Only needed when PATHs are traced.
-    pub scoped_only: bool,
+    /// When it is needed.
+    pub when: When,
+}
+
+/// When a hook is needed: one that is not costs nobody anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Always.
+    Always,
+    /// When PATHs are traced.
+    Scoped,
+    /// When some disk wants pages to be stable while they are written back, so that a writer may sleep for
+    /// that after it has locked the page.
+    StablePages,
+}
+
+impl When {
+    /// Whether it is needed now.
+    #[must_use]
+    pub fn applies(self, scoped: bool, environment: &Environment) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Scoped => scoped,
+            Self::StablePages => environment.stable_pages,
+        }
+    }
 }
 
 pub(crate) const fn lsm(target: &'static str, program: &'static str) -> Attachment {
@@ -92,42 +116,42 @@ pub const HOOKS: &[Hook] = &[
         ],
         cost: "the map of inodes would grow without bound",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "renames",
         ways: &[fexit("vfs_rename", "vfs_rename")],
         cost: "files renamed into a traced directory would be missed",
         essential: true,
-        scoped_only: true,
+        when: When::Scoped,
     },
     Hook {
         sees: "hard links",
         ways: &[fexit("vfs_link", "vfs_link")],
         cost: "files linked into a traced directory that lose their old name would be missed",
         essential: true,
-        scoped_only: true,
+        when: When::Scoped,
     },
     Hook {
         sees: "deduplication",
         ways: &[fentry("vfs_dedupe_file_range_one", "dedupe_begins")],
         cost: "it is reported as a write, though no byte changes",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "the end of deduplication",
         ways: &[fexit("vfs_dedupe_file_range_one", "dedupe_ends")],
         cost: "a write after a deduplication that failed could be taken for part of it",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "fsync, fdatasync, msync",
         ways: &[fentry("vfs_fsync_range", "vfs_fsync_range")],
         cost: "changes that leave no dirty page would be announced once only",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "fsync on ext4, xfs and most others, where the above is inlined",
@@ -137,7 +161,7 @@ pub const HOOKS: &[Hook] = &[
         )],
         cost: "changes that leave no dirty page would be announced once per --period only",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "fsync on btrfs, where the above is inlined",
@@ -147,35 +171,35 @@ pub const HOOKS: &[Hook] = &[
         )],
         cost: "changes that leave no dirty page would be announced once per --period only",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "sync, syncfs",
         ways: &[fentry("sync_inodes_sb", "sync_inodes_sb")],
         cost: "changes that leave no dirty page would not be announced again before an fsync",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "fallocate, MADV_REMOVE",
         ways: &[fentry("vfs_fallocate", "vfs_fallocate")],
         cost: "they would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "fallocate, where the kernel skips the program above",
         ways: &[fentry("vfs_fallocate", "vfs_fallocate_again")],
         cost: "one for which the kernel skips the program above is missed",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "reflinks",
         ways: &[fentry("vfs_clone_file_range", "vfs_clone_file_range")],
         cost: "they are reported as op write",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "reflinks again, overlayfs's among them; on 6.12 and later also XFS's exchange of ranges",
@@ -185,21 +209,21 @@ pub const HOOKS: &[Hook] = &[
         ],
         cost: "reflinks by overlayfs, and XFS's exchange of ranges, would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "copy_file_range",
         ways: &[fentry("vfs_copy_file_range", "vfs_copy_file_range")],
         cost: "it is reported as op write",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "ioctls that exchange the blocks of two files",
         ways: &[fentry("security_file_ioctl", "security_file_ioctl")],
         cost: "EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT and XFS_IOC_SWAPEXT would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "the same, from programs of 32 bits",
@@ -209,28 +233,28 @@ pub const HOOKS: &[Hook] = &[
         )],
         cost: "EXT4_IOC_MOVE_EXT by programs of 32 bits would be missed",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "the two files of such an ioctl",
         ways: &[fentry("lock_two_nondirectories", "lock_two_nondirectories")],
         cost: "EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT and XFS_IOC_SWAPEXT would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "the write family, under the inode lock",
         ways: &[fentry("generic_write_checks", "generic_write_checks")],
         cost: "writes would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "direct writes again",
         ways: &[fentry("kiocb_invalidate_pages", "kiocb_invalidate_pages")],
         cost: "a direct write for which the kernel skips the program above is missed",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "encoded writes of btrfs, under the inode lock",
@@ -240,28 +264,35 @@ pub const HOOKS: &[Hook] = &[
         )],
         cost: "encoded writes are missed",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "each page of a write that is in memory, before it is changed",
-        ways: &[fexit("folio_wait_stable", "folio_wait_stable")],
+        ways: &[fentry("folio_wait_stable", "folio_wait_stable")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
+    },
+    Hook {
+        sees: "the same page, after its writeback has been waited for",
+        ways: &[fexit("folio_wait_stable", "folio_is_stable")],
+        cost: "a write whose file becomes clean meanwhile is announced late",
+        essential: false,
+        when: When::StablePages,
     },
     Hook {
         sees: "each page of a write that was not in memory, before it is changed",
         ways: &[fexit("filemap_add_folio", "filemap_add_folio")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "each page of a write on btrfs, on 6.1 and 6.12, before it is changed",
         ways: &[fexit("pagecache_get_page", "pagecache_get_page")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "truncate",
@@ -271,7 +302,7 @@ pub const HOOKS: &[Hook] = &[
         ],
         cost: "truncate is reported with a path inside of its filesystem",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "ftruncate, open with O_TRUNC (on 6.1 the hook above sees them)",
@@ -281,42 +312,45 @@ pub const HOOKS: &[Hook] = &[
         ],
         cost: "none on kernels before 6.2",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "every change of size, again",
         ways: &[fentry("notify_change", "notify_change")],
         cost: "truncates would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "stores through shared mappings",
         ways: &[fentry("do_page_mkwrite", "do_page_mkwrite")],
         cost: "stores through mappings would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "stores through shared mappings of DAX files",
         ways: &[fentry("dax_iomap_fault", "dax_iomap_fault")],
         cost: "stores to DAX files are announced late",
         essential: false,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "pages that become dirty (the net)",
         ways: &[tracepoint("writeback_dirty_folio", "writeback_dirty_folio")],
         cost: "changes that no other hook sees would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
     Hook {
         sees: "inodes that become dirty (the net, for DAX)",
-        ways: &[fentry("__mark_inode_dirty", "mark_inode_dirty")],
+        ways: &[tracepoint(
+            "writeback_mark_inode_dirty",
+            "writeback_mark_inode_dirty",
+        )],
         cost: "stores to DAX files would be missed",
         essential: true,
-        scoped_only: false,
+        when: When::Always,
     },
 ];
 

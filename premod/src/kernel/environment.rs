@@ -1,6 +1,6 @@
 //! What the running kernel says about itself: version, LSMs, lockdown.
 
-use std::fs;
+use std::{fs, path::Path};
 
 /// Facts about the environment that decide how premod attaches.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -11,6 +11,9 @@ pub struct Environment {
     pub lsms: Option<Vec<String>>,
     /// The lockdown mode: none, integrity or confidentiality; `None` if the kernel has no lockdown.
     pub lockdown: Option<String>,
+    /// Some disk wants pages not to change while they are written back (checksums, parity), so that the kernel
+    /// makes writers wait (`queue/stable_writes`).
+    pub stable_pages: bool,
 }
 
 impl Environment {
@@ -29,6 +32,7 @@ impl Environment {
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
                 .ok()
                 .and_then(|modes| active_mode(&modes)),
+            stable_pages: some_disk_is_stable(Path::new("/sys/block")),
         }
     }
 
@@ -45,6 +49,16 @@ impl Environment {
     pub fn lockdown_forbids(&self) -> bool {
         self.lockdown.as_deref() == Some("confidentiality")
     }
+}
+
+fn some_disk_is_stable(disks: &Path) -> bool {
+    let Ok(disks) = fs::read_dir(disks) else {
+        return false;
+    };
+    disks.flatten().any(|disk| {
+        fs::read_to_string(disk.path().join("queue/stable_writes"))
+            .is_ok_and(|text| text.trim() == "1")
+    })
 }
 
 fn lsm_list(list: &str) -> Vec<String> {
@@ -82,6 +96,7 @@ mod tests {
             release: String::new(),
             lsms: None,
             lockdown: Some(mode.to_owned()),
+            stable_pages: false,
         };
         assert!(with("confidentiality").lockdown_forbids());
         assert!(!with("integrity").lockdown_forbids());

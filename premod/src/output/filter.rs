@@ -42,7 +42,11 @@ impl Filter {
             && (self.comms.is_empty() || self.comms.iter().any(|comm| *comm == event.comm))
             && any(&self.cgroups, &event.cgroup)
             && any(&self.ops, &event.op)
-            && any(&self.filesystems, &event.filesystem)
+            && (self.filesystems.is_empty()
+                || self
+                    .filesystems
+                    .iter()
+                    .any(|name| **name == *event.filesystem))
             && (self.exclude.is_empty() || !self.exclude.is_match(event.path.to_path_buf()))
     }
 }

@@ -1,13 +1,10 @@
 //! The JSON form: one object per line. Field names are a contract; see docs/json.md.
 
-use std::io;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::ser::{CompactFormatter, Formatter};
 
-use super::text::is_dangerous;
+use super::line::{Line, key, write_harmless};
 use crate::{
     Summary,
     events::{Device, FirstDirty, Lost, LostReason, Record},
@@ -15,51 +12,6 @@ use crate::{
 
 /// Version of the field names. It changes only if a field is renamed, removed or means something else.
 pub(crate) const SCHEMA: u32 = 1;
-
-#[derive(Serialize)]
-struct FirstDirtyLine<'a> {
-    schema: u32,
-    r#type: &'static str,
-    timestamp: String,
-    mono_ns: u64,
-    seq: u64,
-    op: &'static str,
-    pre: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    retried: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    untracked: bool,
-    generation: u64,
-    path: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_raw: Option<String>,
-    #[serde(skip_serializing_if = "is_false")]
-    deleted: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    path_cut: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    path_in_fs: bool,
-    inode: u64,
-    igen: u32,
-    device: Device,
-    fs: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    range: Option<RangeField>,
-    comm: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm_raw: Option<String>,
-    pid: u32,
-    tid: u32,
-    uid: u32,
-    gid: u32,
-    cgroup: u64,
-}
-
-#[derive(Serialize)]
-struct RangeField {
-    offset: u64,
-    length: Option<u64>,
-}
 
 #[derive(Serialize)]
 struct LostLine {
@@ -115,43 +67,41 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
 }
 
 fn first_dirty(buffer: &mut Vec<u8>, event: &FirstDirty) {
-    let path = String::from_utf8_lossy(&event.path.bytes);
-    let comm = String::from_utf8_lossy(&event.comm);
-    write_line(
-        buffer,
-        &FirstDirtyLine {
-            schema: SCHEMA,
-            r#type: "first_dirty",
-            timestamp: timestamp(event.timestamp),
-            mono_ns: event.mono.0,
-            seq: event.seq,
-            op: event.op.name(),
-            pre: event.pre,
-            retried: event.retried,
-            untracked: event.untracked,
-            generation: event.generation,
-            path: &path,
-            path_raw: raw(&event.path.bytes),
-            deleted: event.path.deleted,
-            path_cut: event.path.cut,
-            path_in_fs: event.path.in_filesystem,
-            inode: event.key.inode,
-            igen: event.key.generation,
-            device: event.key.device,
-            fs: &event.filesystem,
-            range: event.range.map(|range| RangeField {
-                offset: range.offset,
-                length: range.length,
-            }),
-            comm: &comm,
-            comm_raw: raw(&event.comm),
-            pid: event.pid.0,
-            tid: event.tid.0,
-            uid: event.uid,
-            gid: event.gid,
-            cgroup: event.cgroup,
-        },
-    );
+    let mut line = Line::begin(buffer, "first_dirty");
+    line.date(key!("timestamp"), event.timestamp);
+    line.number(key!("mono_ns"), event.mono.0);
+    line.number(key!("seq"), event.seq);
+    line.word(key!("op"), event.op.name());
+    line.truth(key!("pre"), event.pre);
+    line.only_if(key!("retried"), event.retried);
+    line.only_if(key!("untracked"), event.untracked);
+    line.number(key!("generation"), event.generation);
+    line.bytes(key!("path"), key!("path_raw"), &event.path.bytes);
+    line.only_if(key!("deleted"), event.path.deleted);
+    line.only_if(key!("path_cut"), event.path.cut);
+    line.only_if(key!("path_in_fs"), event.path.in_filesystem);
+    line.number(key!("inode"), event.key.inode);
+    line.number(key!("igen"), event.key.generation.into());
+    let Device { major, minor } = event.key.device;
+    line.number(",\"device\":{\"major\":", major.into());
+    line.number(key!("minor"), minor.into());
+    line.push("}");
+    line.text(key!("fs"), &event.filesystem);
+    if let Some(range) = event.range {
+        line.number(",\"range\":{\"offset\":", range.offset);
+        match range.length {
+            Some(length) => line.number(key!("length"), length),
+            None => line.push(",\"length\":null"),
+        }
+        line.push("}");
+    }
+    line.bytes(key!("comm"), key!("comm_raw"), &event.comm);
+    line.number(key!("pid"), event.pid.0.into());
+    line.number(key!("tid"), event.tid.0.into());
+    line.number(key!("uid"), event.uid.into());
+    line.number(key!("gid"), event.gid.into());
+    line.number(key!("cgroup"), event.cgroup);
+    line.push("}\n");
 }
 
 fn lost(buffer: &mut Vec<u8>, event: &Lost) {
@@ -177,9 +127,11 @@ fn lost(buffer: &mut Vec<u8>, event: &Lost) {
 
 /// The exact bytes of a name, in base64, if the name as text is not exact.
 pub(crate) fn raw(bytes: &[u8]) -> Option<String> {
-    std::str::from_utf8(bytes)
-        .is_err()
-        .then(|| STANDARD.encode(bytes))
+    std::str::from_utf8(bytes).is_err().then(|| base64(bytes))
+}
+
+pub(super) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 /// A date with all nine digits.
@@ -189,54 +141,17 @@ pub(crate) fn timestamp(timestamp: Timestamp) -> String {
 
 /// Adds one line of JSON.
 pub(super) fn write_line(buffer: &mut Vec<u8>, line: &impl Serialize) {
-    // Neither the buffer nor these types can fail.
-    let _ = line.serialize(&mut serde_json::Serializer::with_formatter(
-        &mut *buffer,
-        Harmless,
-    ));
+    write_harmless(buffer, line);
     buffer.push(b'\n');
-}
-
-/// Escapes what JSON allows, but a terminal would obey or not show.
-struct Harmless;
-
-impl Formatter for Harmless {
-    fn write_string_fragment<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        // Nearly every fragment: one look at all bytes at once instead of one at each character.
-        if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return CompactFormatter.write_string_fragment(writer, fragment);
-        }
-        let mut rest = fragment;
-        while let Some((position, character)) = rest
-            .char_indices()
-            .find(|&(_, character)| is_dangerous(character))
-        {
-            CompactFormatter.write_string_fragment(writer, &rest[..position])?;
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            rest = &rest[position + character.len_utf8()..];
-        }
-        CompactFormatter.write_string_fragment(writer, rest)
-    }
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde calls it with a reference"
-)]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{events::MonotonicNs, output::text::sample};
+    use crate::{
+        events::MonotonicNs,
+        output::text::{is_dangerous, sample},
+    };
 
     fn line(event: FirstDirty) -> String {
         let mut buffer = Vec::new();

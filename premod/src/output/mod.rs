@@ -3,6 +3,7 @@
 mod filter;
 pub(crate) mod freeze;
 pub(crate) mod json;
+mod line;
 #[cfg(test)]
 mod properties;
 pub(crate) mod sets;

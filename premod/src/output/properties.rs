@@ -79,7 +79,7 @@ proptest! {
         let value = object(buffer);
         prop_assert_eq!(exactly(&value, "path"), event.path.bytes.to_vec());
         prop_assert_eq!(exactly(&value, "comm"), event.comm.to_vec());
-        prop_assert_eq!(&value["fs"], &event.filesystem);
+        prop_assert_eq!(&value["fs"], &*event.filesystem);
         prop_assert_eq!(&value["op"], event.op.name());
         for (field, number) in [
             ("mono_ns", event.mono.0),
@@ -244,7 +244,7 @@ proptest! {
             comms: vec![event.comm.to_vec()],
             cgroups: vec![event.cgroup],
             ops: vec![event.op],
-            filesystems: vec![event.filesystem.clone()],
+            filesystems: vec![event.filesystem.to_string()],
             ..Filter::default()
         };
         prop_assert!(all.accepts(&event));

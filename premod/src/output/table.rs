@@ -128,7 +128,7 @@ mod tests {
     fn no_field_reaches_the_terminal_raw() {
         let mut odd = sample();
         odd.path.in_filesystem = true;
-        odd.filesystem = "fuse.\x1b[2J".to_owned();
+        odd.filesystem = "fuse.\x1b[2J".into();
         odd.comm = bytes::Bytes::from_static(b"\t\xef\xb8\x8f\n");
         let row = &rows(&[odd])[1];
         assert!(row.ends_with("[fuse.\\x1b[2J]/data/db/heap"), "{row}");

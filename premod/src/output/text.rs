@@ -81,7 +81,7 @@ pub(super) fn sample() -> crate::events::FirstDirty {
             inode: 131,
             generation: 9,
         },
-        filesystem: "ext4".to_owned(),
+        filesystem: "ext4".into(),
         range: Some(Range {
             offset: 4096,
             length: Some(4096),
