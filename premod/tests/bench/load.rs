@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::{clock, fill, watchers::wait_until_tracing};
+use crate::{clock, fill, watchers::wait_until_ready};
 
 /// How many files are dirtied as fast as possible.
 const RATE: usize = 10_000;
@@ -53,7 +53,7 @@ impl Trace {
             .stderr(Stdio::piped())
             .spawn()
             .expect("premod can be run");
-        wait_until_tracing(&mut child);
+        wait_until_ready(&mut child);
         let lines = BufReader::with_capacity(1 << 20, child.stdout.take().expect("a pipe"));
         let stderr = child.stderr.take().map(BufReader::new);
         Self {

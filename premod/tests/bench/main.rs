@@ -15,7 +15,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Parser, Subcommand};
@@ -73,6 +73,7 @@ fn main() {
     for directory in [&inside, &outside] {
         fs::create_dir_all(directory).expect("a directory");
     }
+    fs::write(outside.join("frozen"), "frozen").expect("a file");
     if matches!(options.role, Some(Role::Load)) {
         return load::run(&inside);
     }
@@ -126,9 +127,12 @@ fn main() {
             );
         }
         if options.operation.is_empty()
-            && let Some(time) = events(&inside, &watching)
+            && let Some((event, second)) = events(&inside, &watching)
         {
-            println!("{}", json!({"watcher": watcher.name, "per_event": time}));
+            println!(
+                "{}",
+                json!({"watcher": watcher.name, "per_event": event, "idle": second})
+            );
         }
         if watcher.name == "premod trace, file inside" {
             for (program, verified) in fill::verified() {
@@ -142,8 +146,9 @@ fn main() {
 /// How many files are dirtied, each once, for the cost of an event to whoever is told.
 const EVENTS: u64 = 1000;
 
-/// Instructions of the watcher, its system calls included, for each file that is dirtied.
-fn events(place: &Path, watching: &Watching) -> Option<u64> {
+/// Instructions of the watcher, its system calls included: for each file that is dirtied, and in a second in which
+/// nothing happens. The former are without the latter.
+fn events(place: &Path, watching: &Watching) -> Option<(u64, u64)> {
     let files: Vec<PathBuf> = (0..EVENTS)
         .map(|number| place.join(format!("event-{number}")))
         .collect();
@@ -152,12 +157,24 @@ fn events(place: &Path, watching: &Watching) -> Option<u64> {
     }
     rustix::fs::sync();
     thread::sleep(IDLE);
-    let before = watching.time()?;
+    let second = second(watching)?;
+    let (before, began) = (watching.time()?, Instant::now());
     for file in &files {
         fs::write(file, "dirty").expect("a file");
     }
     thread::sleep(IDLE);
-    Some((watching.time()? - before) / EVENTS)
+    let nothing = second * began.elapsed().as_secs_f64();
+    let busy = (watching.time()? - before) as f64;
+    let each = (busy - nothing).max(0.0) / EVENTS as f64;
+    Some((each as u64, second as u64))
+}
+
+/// What the watcher takes in a second in which nothing happens.
+fn second(watching: &Watching) -> Option<f64> {
+    let (before, began) = (watching.time()?, Instant::now());
+    thread::sleep(2 * IDLE);
+    let busy = (watching.time()? - before) as f64;
+    Some(busy / began.elapsed().as_secs_f64())
 }
 
 /// How long a watcher takes at most until it has nothing to do.

@@ -74,7 +74,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     journaled("pwrite of 512 bytes, first after fsync", |place| {
         let file = dirty(place);
         let synced = file.try_clone().expect("a descriptor");
-        Box::new(After(
+        Box::new(Aged(
+            file.try_clone().expect("a descriptor"),
             move || synced.sync_all().expect("fsync"),
             move || write(&file, 0),
         ))
@@ -92,7 +93,8 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     journaled("store into a mapping, first after fsync", |place| {
         let file = dirty(place);
         let mapping = Mapping::of(&file);
-        Box::new(After(
+        Box::new(Aged(
+            file.try_clone().expect("a descriptor"),
             move || file.sync_all().expect("fsync"),
             move || mapping.store(),
         ))
@@ -117,11 +119,15 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     journaled("ftruncate, dirty", |place| {
         let file = dirty(place);
         let mut longer = false;
-        Box::new(Plain(move || {
-            longer = !longer;
-            let length = if longer { 8192 } else { 4096 };
-            file.set_len(length).expect("ftruncate");
-        }))
+        Box::new(Aged(
+            file.try_clone().expect("a descriptor"),
+            || (),
+            move || {
+                longer = !longer;
+                let length = if longer { 8192 } else { 4096 };
+                file.set_len(length).expect("ftruncate");
+            },
+        ))
     }),
     varying("create, write 100 bytes, close", |place| {
         let path = place.join("small");
@@ -232,6 +238,7 @@ impl Sample for Awake {
 
     fn ready(&mut self) {
         write(&self.other, 0);
+        age(&self.file);
     }
 
     fn run(&mut self) {
@@ -247,7 +254,40 @@ impl<F: FnMut()> Sample for Plain<F> {
     }
 }
 
+/// What is done before, and what is measured.
 struct After<B, F>(B, F);
+
+/// The same with a file whose time of modification is old: see [`age`].
+struct Aged<B, F>(File, B, F);
+
+impl<B: FnMut(), F: FnMut()> Sample for Aged<B, F> {
+    fn before(&mut self) {
+        self.1();
+    }
+
+    fn ready(&mut self) {
+        age(&self.0);
+    }
+
+    fn run(&mut self) {
+        self.2();
+    }
+}
+
+/// Gives the file an old time of modification. A change then brings its inode into the journal, each time and not only
+/// if the clock has ticked since the last one; and the journal has a transaction running, which otherwise some
+/// changes would have to begin.
+fn age(file: &File) {
+    let long_ago = rustix::fs::Timespec {
+        tv_sec: 1_000_000_000,
+        tv_nsec: 0,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: long_ago,
+        last_modification: long_ago,
+    };
+    rustix::fs::futimens(file, &times).expect("futimens");
+}
 
 impl<B: FnMut(), F: FnMut()> Sample for After<B, F> {
     fn before(&mut self) {

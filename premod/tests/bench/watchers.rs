@@ -17,7 +17,8 @@ pub(crate) struct Watcher {
     /// Part of a quick run.
     pub(crate) quick: bool,
     /// The program and its arguments; `{inside}` is the directory of the file that is operated on, `{mount}`
-    /// the filesystem's, `{outside}` one that does not hold the file.
+    /// the filesystem's, `{outside}` one that does not hold the file, with a file
+    /// of its own, `frozen`.
     command: &'static str,
     /// How many other inodes premod tracks meanwhile.
     tracked: u64,
@@ -83,6 +84,10 @@ pub(crate) const WATCHERS: &[Watcher] = &[
             "premod trace --json -o /dev/null {inside}",
         )
     },
+    premod(
+        "premod freeze, another file",
+        "premod freeze --timeout 1h {outside}/frozen",
+    ),
     peer("fanotify, FAN_MODIFY", "premod-bench listen modify {mount}"),
     Watcher {
         possible: crate::listener::has_pre_content,
@@ -110,10 +115,12 @@ impl Watcher {
     /// Starts it, and returns when it watches; or why it cannot.
     pub(crate) fn start(&self, place: &Place<'_>) -> Result<Watching, String> {
         (self.possible)()?;
+        let frozen = place.outside.join("frozen");
         let words = self.command.split_whitespace().map(|word| match word {
             "{mount}" => place.mount.as_os_str(),
             "{inside}" => place.inside.as_os_str(),
             "{outside}" => place.outside.as_os_str(),
+            "{outside}/frozen" => frozen.as_os_str(),
             word => word.as_ref(),
         });
         let words: Vec<_> = words.collect();
@@ -129,7 +136,7 @@ impl Watcher {
             .spawn()
             .map_err(|error| format!("it cannot be run: {error}"))?;
         if *program == "premod" {
-            wait_until_tracing(&mut child);
+            wait_until_ready(&mut child);
         } else {
             // They do not say when they are ready.
             thread::sleep(Duration::from_secs(1));
@@ -169,10 +176,13 @@ impl Drop for Watching {
 }
 
 /// premod says so on stderr when nothing is missed any more.
-pub(crate) fn wait_until_tracing(child: &mut Child) {
+pub(crate) fn wait_until_ready(child: &mut Child) {
     let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
     let mut line = String::new();
-    while !line.starts_with("premod: tracing") {
+    while !["premod: tracing", "premod: frozen"]
+        .iter()
+        .any(|ready| line.starts_with(ready))
+    {
         line.clear();
         let length = stderr.read_line(&mut line).expect("stderr can be read");
         assert!(length > 0, "premod has ended: {line}");

@@ -38,12 +38,14 @@ pub(crate) struct Cell {
     pub(crate) exact: bool,
 }
 
-/// What it costs the watcher to be told of one file, its system calls included.
+/// What it costs the watcher to be told of one file, and to wait for a second; its system calls included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Event {
     pub(crate) watcher: String,
     pub(crate) per_event: u64,
+    #[serde(default)]
+    pub(crate) idle: u64,
 }
 
 /// How many instructions the verifier went through for a program; the kernel takes up to a million.
@@ -166,15 +168,30 @@ impl Measured {
             text.push('\n');
         }
         if !self.events.is_empty() {
-            text.push_str("| *the watcher's own, for an event* |");
-            for watcher in &watchers {
-                let event = self.events.iter().find(|event| event.watcher == *watcher);
-                let event = event.map_or("-".to_owned(), |event| thousands(event.per_event));
-                let _ = write!(text, " {event} |");
-            }
-            text.push('\n');
+            self.render_own(&mut text, &watchers, "for an event", |event| {
+                event.per_event
+            });
+            let idle = "in a second without events";
+            self.render_own(&mut text, &watchers, idle, |event| event.idle);
         }
         text
+    }
+
+    /// A row of what the watchers do in their own time.
+    fn render_own(
+        &self,
+        text: &mut String,
+        watchers: &[&str],
+        what: &str,
+        count: fn(&Event) -> u64,
+    ) {
+        let _ = write!(text, "| *the watcher's own, {what}* |");
+        for watcher in watchers {
+            let event = self.events.iter().find(|event| event.watcher == *watcher);
+            let event = event.map_or("-".to_owned(), |event| thousands(count(event)));
+            let _ = write!(text, " {event} |");
+        }
+        text.push('\n');
     }
 
     fn shown(&self, watcher: &str, operation: &str) -> String {
