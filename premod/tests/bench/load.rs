@@ -27,6 +27,7 @@ pub(crate) fn run(place: &Path) {
     let files = clean_files(place, BURST);
     start_up(place);
     rate(place, &files[..RATE]);
+    losses(place, &files[..RATE]);
     burst(place, &files);
     latency(place, &files[0]);
     memory(place);
@@ -45,8 +46,13 @@ struct Trace {
 
 impl Trace {
     fn start(place: &Path) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    fn start_with(place: &Path, options: &[String]) -> Self {
         let mut child = Command::new("premod")
             .args(["trace", "--json"])
+            .args(options)
             .arg(place)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -78,8 +84,13 @@ impl Trace {
     }
 
     /// Ends it, and returns how many events were lost.
-    fn lost(mut self) -> f64 {
+    fn lost(self) -> f64 {
         kill_process(self.pid(), Signal::TERM).expect("premod runs");
+        self.lost_in_the_end()
+    }
+
+    /// Waits until it ends, and returns how many events were lost.
+    fn lost_in_the_end(mut self) -> f64 {
         let mut text = String::new();
         self.lines.read_to_string(&mut text).expect("UTF-8");
         drop(self.stderr.take());
@@ -130,6 +141,51 @@ fn rate(place: &Path, files: &[PathBuf]) {
     figure("premod's share of a CPU at that rate", busy / took);
     figure("events lost at that rate", trace.lost());
     rustix::fs::sync();
+}
+
+/// Ring buffers whose loss is compared, in bytes: the default, and one that has room for a few hundred events.
+const BUFFERS: [u32; 2] = [premod::DEFAULT_BUFFER_SIZE, 64 << 10];
+
+/// How fast a file after the other is dirtied: so many each second, or as fast as can be.
+const PACES: [Option<u32>; 4] = [Some(500), Some(2000), Some(4000), None];
+
+/// What is lost at which rate.
+fn losses(place: &Path, files: &[PathBuf]) {
+    for buffer in BUFFERS {
+        for pace in PACES {
+            let options = ["--buffer-size".to_owned(), buffer.to_string()];
+            let trace = Trace::start_with(place, &options);
+            let pid = trace.pid();
+            let (rate, lost) = thread::scope(|scope| {
+                // It reads all the time, so that the pipe is never full.
+                let lost = scope.spawn(|| trace.lost_in_the_end());
+                let began = Instant::now();
+                dirty_at(files, pace);
+                let rate = files.len() as f64 / began.elapsed().as_secs_f64();
+                kill_process(pid, Signal::TERM).expect("premod runs");
+                (rate, lost.join().expect("premod ends"))
+            });
+            let lost = lost / files.len() as f64;
+            println!("{}", json!({"buffer": buffer, "rate": rate, "lost": lost}));
+            rustix::fs::sync();
+        }
+    }
+}
+
+fn dirty_at(files: &[PathBuf], pace: Option<u32>) {
+    let Some(pace) = pace else {
+        return dirty(files);
+    };
+    let began = Instant::now();
+    // As many as a sleep can keep apart.
+    for (number, some) in files.chunks(10).enumerate() {
+        dirty(some);
+        let due = f64::from(number as u32 + 1) * 10.0 / f64::from(pace);
+        let wait = due - began.elapsed().as_secs_f64();
+        if wait > 0.0 {
+            thread::sleep(std::time::Duration::from_secs_f64(wait));
+        }
+    }
 }
 
 /// premod does not run while all of them are dirtied.

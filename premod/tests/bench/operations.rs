@@ -49,7 +49,7 @@ const fn single(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Op
     }
 }
 
-/// What the journal's state makes cost one thing or another.
+/// What costs one thing or another, whatever is done about it.
 const fn journaled(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Operation {
     Operation {
         exact: false,
@@ -71,7 +71,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         let file = dirty(place);
         Box::new(Plain(move || write(&file, 0)))
     }),
-    journaled("pwrite of 512 bytes, first after fsync", |place| {
+    single("pwrite of 512 bytes, first after fsync", |place| {
         let file = dirty(place);
         let synced = file.try_clone().expect("a descriptor");
         Box::new(Aged(
@@ -80,7 +80,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             move || write(&file, 0),
         ))
     }),
-    journaled("the same, while the watcher is awake", |place| {
+    single("the same, while the watcher is awake", |place| {
         let file = dirty(place);
         let other = File::create(place.join("other")).expect("another file");
         Box::new(Awake { file, other })
@@ -90,7 +90,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
         mapping.store();
         Box::new(Plain(move || mapping.store()))
     }),
-    journaled("store into a mapping, first after fsync", |place| {
+    single("store into a mapping, first after fsync", |place| {
         let file = dirty(place);
         let mapping = Mapping::of(&file);
         Box::new(Aged(

@@ -97,7 +97,7 @@ pub(crate) const WATCHERS: &[Watcher] = &[
         )
     },
     peer("inotifywait", "inotifywait -q -m -r -o /dev/null {mount}"),
-    peer("fatrace", "fatrace -c -o /dev/null"),
+    peer("fatrace", "fatrace -c"),
     premod("nobody, again", ""),
 ];
 

@@ -17,7 +17,7 @@ use clap::Args;
 
 use self::{
     baseline::Baseline,
-    results::{Figure, Line, Measured},
+    results::{Line, Measured},
 };
 use crate::{
     build, exec, paths, setup,
@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Only operations whose name contains this
     #[arg(long, value_name = "SUBSTR")]
     operation: Option<String>,
+    /// Measure nothing: write docs/benchmarks.md again from bench/baseline.json
+    #[arg(long)]
+    document: bool,
 }
 
 /// How long one kernel may take.
@@ -57,6 +60,10 @@ const LIMIT: Duration = Duration::from_secs(1800);
 
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
+        if self.document {
+            document::write(&Baseline::committed()?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let kernels: Vec<String> = if self.kernels.is_empty() {
             SERIES.map(str::to_owned).to_vec()
         } else {
@@ -78,7 +85,7 @@ impl Options {
             );
             print!("{}", measured.render());
             if whole {
-                measured.figures = self.time(series, &programs)?;
+                self.time(series, &programs, &mut measured)?;
                 baseline.take(measured.clone());
                 baseline.write()?;
                 document::write(&baseline)?;
@@ -120,13 +127,21 @@ impl Options {
     }
 
     /// Boots it again, with an ordinary clock and two CPUs.
-    fn time(&self, series: &str, programs: &[(PathBuf, String)]) -> Result<Vec<Figure>> {
+    fn time(
+        &self,
+        series: &str,
+        programs: &[(PathBuf, String)],
+        measured: &mut Measured,
+    ) -> Result<()> {
         let (_, lines) = self.boot(series, programs, "premod-bench load".to_owned(), false)?;
-        let figures = lines.into_iter().map(|line| match line {
-            Line::Figure(figure) => Ok(figure),
-            other => bail!("this is no figure: {other:?}"),
-        });
-        figures.collect()
+        for line in lines {
+            match line {
+                Line::Figure(figure) => measured.figures.push(figure),
+                Line::Loss(loss) => measured.losses.push(loss),
+                other => bail!("this has nothing to do with time: {other:?}"),
+            }
+        }
+        Ok(())
     }
 
     fn boot(
@@ -175,6 +190,7 @@ pub(crate) fn gate(series: &str) -> Result<Vec<(String, Option<String>)>> {
         json: None,
         watcher: None,
         operation: None,
+        document: false,
     };
     let measured = options.measure(series, &programs(true)?)?;
     let judged = Baseline::committed()?.judge(&measured);

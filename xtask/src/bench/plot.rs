@@ -98,3 +98,39 @@ pub(crate) fn growth(path: &Path, kernels: &[(&str, Vec<(f64, f64)>)]) -> Result
         .draw()?;
     root.present().context("cannot draw")
 }
+
+/// What share of the events is lost by their rate, a line for each kernel and size of the buffer.
+pub(crate) fn losses(path: &Path, lines: &[(String, Vec<(f64, f64)>)]) -> Result<()> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let fastest = points().map(|point| point.0).fold(1.0, f64::max);
+    let most = points().map(|point| point.1).fold(1.0, f64::max);
+    let root = SVGBackend::new(path, (720, 400)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("events lost, by rate", ("sans-serif", 17))
+        .margin(10)
+        .margin_right(30)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0f64..fastest * 1.1, 0f64..most * 1.2)?;
+    chart
+        .configure_mesh()
+        .x_desc("events per second")
+        .y_desc("lost, in percent")
+        .x_label_formatter(&|count| thousands(*count as u64))
+        .draw()?;
+    for (number, (name, points)) in lines.iter().enumerate() {
+        let colour = Palette99::pick(number).to_rgba();
+        chart
+            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+            .label(name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
+    root.present().context("cannot draw")
+}

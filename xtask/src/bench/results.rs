@@ -19,6 +19,8 @@ pub(crate) enum Line {
     Program(Program),
     /// Something that was measured in time.
     Figure(Figure),
+    /// What was lost at some rate.
+    Loss(Loss),
     /// A watcher that is not there.
     Absent(Absent),
 }
@@ -64,6 +66,18 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
 }
 
+/// What share of the events was lost when they came at some rate, with two CPUs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Loss {
+    /// Bytes of the ring buffer.
+    pub(crate) buffer: u64,
+    /// Events in a second.
+    pub(crate) rate: f64,
+    /// From 0 to 1.
+    pub(crate) lost: f64,
+}
+
 /// A watcher that does not run here, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,6 +98,8 @@ pub(crate) struct Measured {
     pub(crate) events: Vec<Event>,
     pub(crate) programs: Vec<Program>,
     pub(crate) figures: Vec<Figure>,
+    #[serde(default)]
+    pub(crate) losses: Vec<Loss>,
     pub(crate) absent: Vec<Absent>,
 }
 
@@ -108,6 +124,7 @@ impl Measured {
             events: Vec::new(),
             programs: Vec::new(),
             figures: Vec::new(),
+            losses: Vec::new(),
             absent: Vec::new(),
         };
         for line in lines {
@@ -116,6 +133,7 @@ impl Measured {
                 Line::Event(event) => measured.events.push(event),
                 Line::Program(program) => measured.programs.push(program),
                 Line::Figure(figure) => measured.figures.push(figure),
+                Line::Loss(loss) => measured.losses.push(loss),
                 Line::Absent(absent) => measured.absent.push(absent),
             }
         }
