@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     baseline::Baseline,
-    plot,
+    plot, readme,
     results::{Measured, thousands},
 };
 use crate::paths;
@@ -73,7 +73,8 @@ pub(crate) fn write(baseline: &Baseline) -> Result<()> {
     times(&mut text, baseline);
     losses(&mut text, baseline, &pictures)?;
     verifier(&mut text, baseline);
-    fs::write(docs.join("benchmarks.md"), text).context("cannot write docs/benchmarks.md")
+    fs::write(docs.join("benchmarks.md"), text).context("cannot write docs/benchmarks.md")?;
+    readme::write(baseline)
 }
 
 fn section(text: &mut String, measured: &Measured, picture: &str) {

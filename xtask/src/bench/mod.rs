@@ -3,6 +3,7 @@
 mod baseline;
 mod document;
 mod plot;
+mod readme;
 mod results;
 
 use std::{

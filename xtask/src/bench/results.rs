@@ -173,24 +173,30 @@ impl Measured {
             .into_iter()
             .filter(|watcher| *watcher != AGAIN)
             .collect();
-        let mut text = "| operation |".to_owned();
-        for watcher in &watchers {
-            let _ = write!(text, " {watcher} |");
-        }
-        let _ = write!(text, "\n| --- |{}\n", " ---: |".repeat(watchers.len()));
-        for operation in self.operations() {
-            let _ = write!(text, "| {operation} |");
-            for watcher in &watchers {
-                let _ = write!(text, " {} |", self.shown(watcher, operation));
-            }
-            text.push('\n');
-        }
+        let mut text = self.table(&watchers, &self.operations());
         if !self.events.is_empty() {
             self.render_own(&mut text, &watchers, "for an event", |event| {
                 event.per_event
             });
             let idle = "in a second without events";
             self.render_own(&mut text, &watchers, idle, |event| event.idle);
+        }
+        text
+    }
+
+    /// The same for these only.
+    pub(crate) fn table(&self, watchers: &[&str], operations: &[&str]) -> String {
+        let mut text = "| operation |".to_owned();
+        for watcher in watchers {
+            let _ = write!(text, " {watcher} |");
+        }
+        let _ = write!(text, "\n| --- |{}\n", " ---: |".repeat(watchers.len()));
+        for operation in operations {
+            let _ = write!(text, "| {operation} |");
+            for watcher in watchers {
+                let _ = write!(text, " {} |", self.shown(watcher, operation));
+            }
+            text.push('\n');
         }
         text
     }
