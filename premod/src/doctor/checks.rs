@@ -209,6 +209,7 @@ mod tests {
                 lsms: Some(vec!["yama".to_owned(), "bpf".to_owned()]),
                 lockdown: Some("none".to_owned()),
                 stable_pages: false,
+                btrfs: false,
             },
             capabilities: vec!["CAP_BPF".to_owned()],
             missing_capabilities: Vec::new(),

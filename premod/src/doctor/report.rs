@@ -191,6 +191,7 @@ mod tests {
                 lsms: None,
                 lockdown: None,
                 stable_pages: false,
+                btrfs: false,
             },
             capabilities: Vec::new(),
             missing_capabilities: Vec::new(),

@@ -59,6 +59,8 @@ pub enum When {
     /// When some disk wants pages to be stable while they are written back, so that a writer may sleep for
     /// that after it has locked the page.
     StablePages,
+    /// When the kernel knows btrfs.
+    Btrfs,
 }
 
 impl When {
@@ -69,6 +71,7 @@ impl When {
             Self::Always => true,
             Self::Scoped => scoped,
             Self::StablePages => environment.stable_pages,
+            Self::Btrfs => environment.btrfs,
         }
     }
 }
@@ -292,7 +295,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("pagecache_get_page", "pagecache_get_page")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
-        when: When::Always,
+        when: When::Btrfs,
     },
     Hook {
         sees: "truncate",

@@ -14,6 +14,8 @@ pub struct Environment {
     /// Some disk wants pages not to change while they are written back (checksums, parity), so that the kernel
     /// makes writers wait (`queue/stable_writes`).
     pub stable_pages: bool,
+    /// btrfs is built in, or its module is loaded (`/proc/filesystems`).
+    pub btrfs: bool,
 }
 
 impl Environment {
@@ -33,6 +35,9 @@ impl Environment {
                 .ok()
                 .and_then(|modes| active_mode(&modes)),
             stable_pages: some_disk_is_stable(Path::new("/sys/block")),
+            // If there is no way to know: what is hooked in vain costs something, what is missed costs more.
+            btrfs: fs::read_to_string("/proc/filesystems")
+                .map_or(true, |list| knows(&list, "btrfs")),
         }
     }
 
@@ -49,6 +54,12 @@ impl Environment {
     pub fn lockdown_forbids(&self) -> bool {
         self.lockdown.as_deref() == Some("confidentiality")
     }
+}
+
+fn knows(filesystems: &str, name: &str) -> bool {
+    filesystems
+        .lines()
+        .any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
 fn some_disk_is_stable(disks: &Path) -> bool {
@@ -83,6 +94,8 @@ mod tests {
     fn lists_and_modes_are_understood() {
         assert_eq!(lsm_list("lockdown,yama,bpf\n"), ["lockdown", "yama", "bpf"]);
         assert!(lsm_list("\n").is_empty());
+        let list = "nodev\tsysfs\n\text4\n\tbtrfs\n";
+        assert!(knows(list, "btrfs") && knows(list, "sysfs") && !knows(list, "xfs"));
         assert_eq!(
             active_mode("none [integrity] confidentiality\n").as_deref(),
             Some("integrity")
@@ -97,6 +110,7 @@ mod tests {
             lsms: None,
             lockdown: Some(mode.to_owned()),
             stable_pages: false,
+            btrfs: false,
         };
         assert!(with("confidentiality").lockdown_forbids());
         assert!(!with("integrity").lockdown_forbids());
