@@ -1,0 +1,245 @@
+//! Tracing as a library: [`Tracer`] loads the programs and yields the stream of [`Record`]s.
+
+mod builder;
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+    programs::Program,
+};
+use futures_core::Stream;
+use premod_common::{counters::Counters, event::FirstDirtyRecord};
+use tokio::{io::unix::AsyncFd, time::Interval};
+
+pub use self::builder::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, TracerBuilder};
+use crate::{
+    events::{Clocks, Decoder, Duplicates, Losses, Lost, Record},
+    kernel::{attach::Attachment, enrol::Enroller},
+    mounts::Mounts,
+    scope::Scope,
+};
+
+/// How often the loss counters are looked at while nothing else happens.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Every how many looks the kernel is asked for skipped programs, which costs a system call per program.
+const LOOKS_PER_SKIP_CHECK: u32 = 5;
+
+/// How many records are decoded before the reader gets its turn.
+const BATCH: usize = 1024;
+
+/// What happened in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// First-dirty events yielded.
+    pub events: u64,
+    /// Announcements that were lost: full buffer, or a program that the kernel skipped.
+    pub lost: u64,
+    /// Lost ones among them that a later touch announced after all.
+    pub retried: u64,
+    /// Events that came during or after the modification.
+    pub late: u64,
+    /// Touches announced without tracking, because there was no room for the inode.
+    pub untracked: u64,
+}
+
+/// A running trace: a stream of [`Record`]s.
+///
+/// Dropping it detaches everything.
+pub struct Tracer {
+    ebpf: Ebpf,
+    enroller: Enroller,
+    scope: Option<(Scope, Option<Mounts>)>,
+    attached: Vec<Attachment>,
+    bpf_lsm: bool,
+    events: AsyncFd<RingBuf<MapData>>,
+    losses: Losses,
+    look: Interval,
+    looks: u32,
+    duplicates: Duplicates,
+    decoder: Decoder,
+    pending: VecDeque<Record>,
+    /// The ring buffer may hold more than the last batch.
+    more_in_ring: bool,
+    seq: u64,
+    summary: Summary,
+    stopped: bool,
+}
+
+impl Tracer {
+    /// Begins to describe a trace.
+    #[must_use]
+    pub fn builder() -> TracerBuilder {
+        TracerBuilder::new()
+    }
+
+    /// The next record; `None` when the trace was stopped and everything has been yielded.
+    pub async fn next(&mut self) -> Option<Record> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// The next record, if it has been decoded already: the rest of a batch, without the cost of a wait.
+    pub fn next_of_batch(&mut self) -> Option<Record> {
+        self.pending.pop_front()
+    }
+
+    /// Whether the next record is there already, so that [`Tracer::next`] would not wait.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        !self.pending.is_empty() || self.more_in_ring
+    }
+
+    /// Detaches everything. What is in the ring buffer is still yielded, then the stream ends.
+    pub fn stop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        for (_, program) in self.ebpf.programs_mut() {
+            // A program that was never attached has nothing to unload.
+            let _ = unload(program);
+        }
+        self.stopped = true;
+        while self.read_ring() == BATCH {}
+        self.note_losses(true);
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let Counters {
+            retried,
+            late,
+            untracked,
+            ..
+        } = self.losses.total();
+        Summary {
+            retried,
+            late,
+            untracked,
+            ..self.summary
+        }
+    }
+
+    /// How each hook hangs in the kernel.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attached
+    }
+
+    /// Whether the hooks that could deny are LSM hooks; otherwise tracing works, freezing would not.
+    #[must_use]
+    pub fn uses_lsm(&self) -> bool {
+        self.bpf_lsm
+    }
+
+    /// The object, for the logger of its messages.
+    pub(crate) fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Decodes at most a batch; returns how many records there were.
+    fn read_ring(&mut self) -> usize {
+        let clocks = Clocks::now();
+        for read in 0..BATCH {
+            let Some(item) = self.events.get_mut().next() else {
+                return read;
+            };
+            let Some((record, names)) = FirstDirtyRecord::decode(&item) else {
+                continue;
+            };
+            if self.duplicates.is_duplicate(&record) {
+                continue;
+            }
+            let mut event = self.decoder.decode(&record, names, &clocks);
+            drop(item);
+            self.seq += 1;
+            event.seq = self.seq;
+            self.summary.events += 1;
+            self.pending.push_back(Record::FirstDirty(event));
+        }
+        BATCH
+    }
+
+    /// Reports what was lost since the last look.
+    fn note_losses(&mut self, skipped_too: bool) {
+        let mut losses = self.losses.buffer_full();
+        if skipped_too {
+            losses.extend(self.losses.skipped());
+        }
+        let Clocks { real, mono } = Clocks::now();
+        for loss in losses {
+            self.seq += 1;
+            self.summary.lost += loss.count;
+            self.pending.push_back(Record::Lost(Lost {
+                seq: self.seq,
+                timestamp: real,
+                mono,
+                count: loss.count,
+                cpu: loss.cpu,
+                reason: loss.reason,
+            }));
+        }
+    }
+
+    fn look_around(&mut self) {
+        self.looks += 1;
+        self.note_losses(self.looks.is_multiple_of(LOOKS_PER_SKIP_CHECK));
+        if let Some((scope, Some(mounts))) = &mut self.scope
+            && mounts.have_changed()
+            && let Err(error) = scope.mounts_changed(&mut self.enroller)
+        {
+            tracing::warn!("filesystems mounted just now may not be traced: {error}");
+        }
+    }
+}
+
+impl Stream for Tracer {
+    type Item = Record;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Record>> {
+        loop {
+            if let Some(record) = self.pending.pop_front() {
+                return Poll::Ready(Some(record));
+            }
+            if self.stopped {
+                return Poll::Ready(None);
+            }
+            if self.more_in_ring {
+                self.more_in_ring = self.read_ring() == BATCH;
+                continue;
+            }
+            if self.look.poll_tick(context).is_ready() {
+                self.look_around();
+                continue;
+            }
+            let Poll::Ready(ready) = self.events.poll_read_ready_mut(context) else {
+                return Poll::Pending;
+            };
+            // The only error is a runtime that is shutting down.
+            let Ok(mut ready) = ready else {
+                return Poll::Ready(None);
+            };
+            // Cleared before reading, so that what comes in between wakes us again.
+            ready.clear_ready();
+            drop(ready);
+            self.more_in_ring = true;
+        }
+    }
+}
+
+pub(crate) fn unload(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
+    match program {
+        Program::Lsm(program) => program.unload(),
+        Program::FEntry(program) => program.unload(),
+        Program::FExit(program) => program.unload(),
+        Program::BtfTracePoint(program) => program.unload(),
+        _ => Ok(()),
+    }
+}
