@@ -18,7 +18,8 @@ use crate::{
 
 /// `MAY_WRITE` of include/linux/fs.h: the permission bit of the mode, the same since Unix.
 const MAY_WRITE: i32 = 0o2;
-const MAY_READ: i32 = 4;
+/// `MAY_READ`, likewise.
+const MAY_READ: i32 = 0o4;
 /// `ATTR_SIZE` of include/linux/fs.h: a macro, which BTF does not carry, with the same value since 2.6.
 const ATTR_SIZE: u32 = 1 << 3;
 /// ioctls that exchange the blocks of two files, and ask for no permission to write on one or both; see the

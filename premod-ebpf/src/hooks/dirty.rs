@@ -39,8 +39,8 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// Tracepoint `writeback_mark_inode_dirty(struct inode *inode, int flags)`, 6.1 to 7.x: the beginning of
-/// `__mark_inode_dirty`. A program at a tracepoint costs half of one at a function, and some writes come by
-/// three times.
+/// `__mark_inode_dirty`. A program at a tracepoint costs less than one at a function, and some writes come by
+/// more than once.
 ///
 /// Filesystems that do their own page accounting (DAX) come by here only. `I_DIRTY_PAGES` has to be the
 /// only flag: `mark_inode_dirty`, which every chmod on ext4 calls, passes all flags at once.

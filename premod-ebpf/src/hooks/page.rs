@@ -31,8 +31,8 @@ fn folio_wait_stable(ctx: FEntryContext) -> i32 {
 }
 
 /// The same at its exit. Where the disk wants stable pages the function waits for writeback, and the file may have
-/// become clean meanwhile. Elsewhere it does nothing, and an exit costs half as much again as an entry: it is
-/// attached only if there is such a disk.
+/// become clean meanwhile. Elsewhere it does nothing, and an exit costs more than an entry: it is attached only if
+/// there is such a disk.
 #[fexit(function = "folio_wait_stable")]
 fn folio_is_stable(ctx: FExitContext) -> i32 {
     locked(ctx.arg(0));

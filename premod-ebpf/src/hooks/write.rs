@@ -44,7 +44,8 @@ fn generic_write_checks_count(ctx: FEntryContext) -> i32 {
 }
 
 /// `kiocb_invalidate_pages(struct kiocb *iocb, size_t count)`, 6.1 to 7.x: the page cache makes way for a direct
-/// write. A second look for those: pages, which are one for all other writes, they do not have.
+/// write. The last look for those, and the only one while the file has a dirty page that was announced: pages, which
+/// are one for all other writes, they do not have.
 #[fentry(function = "kiocb_invalidate_pages")]
 fn kiocb_invalidate_pages(ctx: FEntryContext) -> i32 {
     checked(ctx.arg(0), Some(ctx.arg(1)));

@@ -108,7 +108,7 @@ fn grown(before: &mut Vec<u64>, now: Vec<u64>) -> Vec<Loss> {
 }
 
 /// How often the kernel has skipped a program: `bpf_prog_info.recursion_misses`, 5.12 and later. The same number
-/// stands in the program's fdinfo, which takes five times as long to read.
+/// stands in the program's fdinfo, which takes many times as long to read.
 pub(crate) fn recursion_misses(program: &OwnedFd) -> Option<u64> {
     let mut info = MaybeUninit::<bpf_prog_info>::zeroed();
     let mut attributes = MaybeUninit::<bpf_attr>::zeroed();

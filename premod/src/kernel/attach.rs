@@ -253,10 +253,10 @@ pub const HOOKS: &[Hook] = &[
         when: When::Always,
     },
     Hook {
-        sees: "direct writes again",
+        sees: "direct writes, again or for the first time",
         ways: &[fentry("kiocb_invalidate_pages", "kiocb_invalidate_pages")],
-        cost: "a direct write for which the kernel skips the program above is missed",
-        essential: false,
+        cost: "a direct write to a file that has dirty pages would be missed if they are written back before it",
+        essential: true,
         when: When::Always,
     },
     Hook {

@@ -33,20 +33,16 @@ impl Filter {
     /// Whether the event is wanted.
     #[must_use]
     pub fn accepts(&self, event: &FirstDirty) -> bool {
-        fn any<T: PartialEq>(wanted: &[T], found: &T) -> bool {
-            wanted.is_empty() || wanted.contains(found)
+        fn any<T: PartialEq<U>, U: ?Sized>(wanted: &[T], found: &U) -> bool {
+            wanted.is_empty() || wanted.iter().any(|wanted| wanted == found)
         }
         any(&self.pids, &event.pid)
             && any(&self.tids, &event.tid)
             && any(&self.uids, &event.uid)
-            && (self.comms.is_empty() || self.comms.iter().any(|comm| *comm == event.comm))
+            && any(&self.comms, &event.comm)
             && any(&self.cgroups, &event.cgroup)
             && any(&self.ops, &event.op)
-            && (self.filesystems.is_empty()
-                || self
-                    .filesystems
-                    .iter()
-                    .any(|name| **name == *event.filesystem))
+            && any(&self.filesystems, &*event.filesystem)
             && (self.exclude.is_empty() || !self.exclude.is_match(event.path.to_path_buf()))
     }
 }

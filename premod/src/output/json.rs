@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::line::{Line, key, write_harmless};
+use super::line::{DATES, Line, key, write_harmless};
 use crate::{
     Summary,
     events::{Device, FirstDirty, Lost, LostReason, Record},
@@ -136,7 +136,7 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 
 /// A date with all nine digits.
 pub(crate) fn timestamp(timestamp: Timestamp) -> String {
-    format!("{timestamp:.9}")
+    DATES.timestamp_to_string(&timestamp)
 }
 
 /// Adds one line of JSON.

@@ -12,7 +12,8 @@ use serde_json::ser::{CompactFormatter, Formatter};
 
 use super::{json, text::is_dangerous};
 
-const DATES: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
+/// Dates with all nine digits.
+pub(super) const DATES: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
 
 /// The comma, the name of a field, and the colon.
 macro_rules! key {

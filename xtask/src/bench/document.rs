@@ -60,7 +60,7 @@ pub(crate) fn write(baseline: &Baseline) -> Result<()> {
             .filter_map(|(watcher, count)| Some((*count, measured.added(watcher, HOT)? as f64)))
             .collect();
         if points.len() > 1 {
-            kernels.push((measured.kernel.as_str(), points));
+            kernels.push((measured.kernel.clone(), points));
         }
         let picture = format!("dirty-{}.svg", measured.kernel);
         plot::bars(&pictures.join(&picture), measured, HOT)?;

@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Only operations whose name contains this
     #[arg(long, value_name = "SUBSTR")]
     operation: Option<String>,
-    /// Measure nothing: write docs/benchmarks.md again from bench/baseline.json
+    /// Measure nothing: write docs/benchmarks.md, and the figures in README.md, again from bench/baseline.json
     #[arg(long)]
     document: bool,
 }
@@ -75,7 +75,6 @@ impl Options {
         parts.extend(kernels.iter().cloned().map(setup::Part::Kernel));
         setup::ensure(&parts)?;
         let programs = programs(self.quick)?;
-        let mut baseline = Baseline::committed()?;
         let whole = !self.quick && self.watcher.is_none() && self.operation.is_none();
         let (mut all, mut worse) = (Vec::new(), false);
         for series in &kernels {
@@ -87,11 +86,13 @@ impl Options {
             print!("{}", measured.render());
             if whole {
                 self.time(series, &programs, &mut measured)?;
+                // Read only now: another kernel may have been measured meanwhile.
+                let mut baseline = Baseline::committed()?;
                 baseline.take(measured.clone());
                 baseline.write()?;
                 document::write(&baseline)?;
             } else if self.quick {
-                for judged in baseline.judge(&measured) {
+                for judged in Baseline::committed()?.judge(&measured) {
                     if let Some(why) = judged.worse {
                         eprintln!("xtask: {} on {series}: {why}", judged.name);
                         worse = true;

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use plotters::prelude::*;
+use plotters::{
+    coord::{ranged1d::Ranged, types::RangedCoordf64},
+    prelude::*,
+};
 
 use super::results::{Measured, NOBODY, thousands};
 
@@ -62,7 +65,7 @@ pub(crate) fn bars(path: &Path, measured: &Measured, operation: &str) -> Result<
 }
 
 /// What an already dirty write costs with more and more inodes tracked, a line for each kernel.
-pub(crate) fn growth(path: &Path, kernels: &[(&str, Vec<(f64, f64)>)]) -> Result<()> {
+pub(crate) fn growth(path: &Path, kernels: &[Series]) -> Result<()> {
     let most = kernels
         .iter()
         .flat_map(|(_, points)| points.iter().map(|point| point.1))
@@ -84,23 +87,12 @@ pub(crate) fn growth(path: &Path, kernels: &[(&str, Vec<(f64, f64)>)]) -> Result
         .x_label_formatter(&|count| thousands(*count as u64))
         .y_label_formatter(&|count| thousands(*count as u64))
         .draw()?;
-    for (number, (kernel, points)) in kernels.iter().enumerate() {
-        let colour = Palette99::pick(number).to_rgba();
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-            .label(*kernel)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
-    }
-    chart
-        .configure_series_labels()
-        .border_style(BLACK)
-        .background_style(WHITE)
-        .draw()?;
+    draw_lines(&mut chart, kernels, SeriesLabelPosition::MiddleRight)?;
     root.present().context("cannot draw")
 }
 
 /// What share of the events is lost by their rate, a line for each kernel and size of the buffer.
-pub(crate) fn losses(path: &Path, lines: &[(String, Vec<(f64, f64)>)]) -> Result<()> {
+pub(crate) fn losses(path: &Path, lines: &[Series]) -> Result<()> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let fastest = points().map(|point| point.0).fold(1.0, f64::max);
     let most = points().map(|point| point.1).fold(1.0, f64::max);
@@ -119,6 +111,21 @@ pub(crate) fn losses(path: &Path, lines: &[(String, Vec<(f64, f64)>)]) -> Result
         .y_desc("lost, in percent")
         .x_label_formatter(&|count| thousands(*count as u64))
         .draw()?;
+    draw_lines(&mut chart, lines, SeriesLabelPosition::UpperLeft)?;
+    root.present().context("cannot draw")
+}
+
+/// Named points, in order.
+pub(crate) type Series = (String, Vec<(f64, f64)>);
+
+type Chart<'a, 'b, X> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, RangedCoordf64>>;
+
+/// A line of its own colour for each series, and what they are called.
+fn draw_lines<'a, 'b: 'a, X: Ranged<ValueType = f64>>(
+    chart: &mut Chart<'a, 'b, X>,
+    lines: &[Series],
+    names_at: SeriesLabelPosition,
+) -> Result<()> {
     for (number, (name, points)) in lines.iter().enumerate() {
         let colour = Palette99::pick(number).to_rgba();
         chart
@@ -128,9 +135,9 @@ pub(crate) fn losses(path: &Path, lines: &[(String, Vec<(f64, f64)>)]) -> Result
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(names_at)
         .border_style(BLACK)
         .background_style(WHITE)
         .draw()?;
-    root.present().context("cannot draw")
+    Ok(())
 }

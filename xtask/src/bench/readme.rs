@@ -4,7 +4,10 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::{baseline::Baseline, results::Measured};
+use super::{
+    baseline::Baseline,
+    results::{Measured, thousands},
+};
 use crate::paths;
 
 /// The kernel whose figures stand there.
@@ -45,16 +48,12 @@ pub(super) fn write(baseline: &Baseline) -> Result<()> {
 fn figures(measured: &Measured) -> String {
     let mut text = measured.table(&WATCHERS, &OPERATIONS);
     let watcher = WATCHERS[1];
-    if let Some(event) = measured
-        .events
-        .iter()
-        .find(|event| event.watcher == watcher)
-    {
+    if let Some(event) = measured.event(watcher) {
         text.push_str(&format!(
             "\nFrom the ring buffer to the line of JSON an event takes premod {} instructions, and a second without events \
              {}.\n",
-            super::results::thousands(event.per_event),
-            super::results::thousands(event.idle),
+            thousands(event.per_event),
+            thousands(event.idle),
         ));
     }
     text

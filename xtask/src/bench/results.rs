@@ -46,7 +46,6 @@ pub(crate) struct Cell {
 pub(crate) struct Event {
     pub(crate) watcher: String,
     pub(crate) per_event: u64,
-    #[serde(default)]
     pub(crate) idle: u64,
 }
 
@@ -98,7 +97,6 @@ pub(crate) struct Measured {
     pub(crate) events: Vec<Event>,
     pub(crate) programs: Vec<Program>,
     pub(crate) figures: Vec<Figure>,
-    #[serde(default)]
     pub(crate) losses: Vec<Loss>,
     pub(crate) absent: Vec<Absent>,
 }
@@ -153,6 +151,11 @@ impl Measured {
     pub(crate) fn added(&self, watcher: &str, operation: &str) -> Option<i64> {
         let count = self.instructions(watcher, operation)? as i64;
         Some(count - self.instructions(NOBODY, operation)? as i64)
+    }
+
+    /// What a watcher does in its own time.
+    pub(crate) fn event(&self, watcher: &str) -> Option<&Event> {
+        self.events.iter().find(|event| event.watcher == watcher)
     }
 
     /// The operations, in the order in which they were measured.
@@ -211,7 +214,7 @@ impl Measured {
     ) {
         let _ = write!(text, "| *the watcher's own, {what}* |");
         for watcher in watchers {
-            let event = self.events.iter().find(|event| event.watcher == *watcher);
+            let event = self.event(watcher);
             let event = event.map_or("-".to_owned(), |event| thousands(count(event)));
             let _ = write!(text, " {event} |");
         }
