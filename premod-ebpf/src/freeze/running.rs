@@ -11,6 +11,8 @@ use crate::{
 /// `ENOSYS`, which the entry of a system call on x86 puts into the place of its result, where it stays until
 /// the call has one.
 const ENOSYS: i64 = 38;
+/// What the entry of an exception puts into the place of a system call's number.
+const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
 /// `ioctl` of 64 bits.
@@ -53,6 +55,18 @@ impl Running {
             let result: i64 = load(registers, fact!(pt_regs_ax));
             (result == -ENOSYS).then(|| load(registers, fact!(pt_regs_orig_ax)))
         }
+    }
+
+    /// In an exception that its user mode has made, most likely a page fault: in a system call, `orig_ax` has
+    /// the number of that call.
+    #[inline(always)]
+    pub(crate) fn is_in_fault_of_user(self) -> bool {
+        // SAFETY: as in `call`.
+        let call: i64 = unsafe {
+            let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
+            load(registers, fact!(pt_regs_orig_ax))
+        };
+        call == NO_CALL && !self.is_kernel_thread()
     }
 
     /// In a system call of its own.

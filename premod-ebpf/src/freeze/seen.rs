@@ -4,6 +4,9 @@
 //! Each program hangs twice. The kernel skips a fentry or tracepoint program while a task that it has
 //! preempted is inside of it on the same CPU; it skips both only if two tasks were preempted, one in each.
 //! What a program sees is told twice, then; user space takes it for one.
+//!
+//! The same can happen to the two programs that stop a store in its fault. What makes its page dirty is seen
+//! here, before the store, and it is stopped here.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry},
@@ -16,10 +19,12 @@ use premod_common::{
 
 use crate::{
     facts::fact,
-    flight::is_in_flight,
+    flight::{is_in_flight, take_off},
     guard,
+    keep_out::refuse_store,
     kernel::{File, load},
     maps::count,
+    running::Running,
     tell::tell,
 };
 
@@ -66,10 +71,8 @@ fn dirtied(mapping: *const u8) {
         return;
     }
     // SAFETY: the offset is that of host in struct address_space.
-    touched(
-        unsafe { load(mapping, fact!(address_space_host)) },
-        Op::Unknown,
-    );
+    let inode: *const u8 = unsafe { load(mapping, fact!(address_space_host)) };
+    touched(inode, Op::Unknown);
 }
 
 #[inline(always)]
@@ -78,10 +81,16 @@ fn touched(inode: *const u8, op: Op) {
         return;
     }
     let inode = inode as u64;
-    guard::at(inode, |phase, _| {
+    guard::at(inode, |phase, now| {
         // A fault makes its page dirty before the store. That store does not come: its process is stopped
         // first, or it has been told already.
-        if matches!(phase, Phase::Closed) && !is_in_flight(Flight::Fault) {
+        if !matches!(phase, Phase::Closed) || is_in_flight(Flight::Fault) {
+            return 0;
+        }
+        if matches!(op, Op::Unknown) && Running::now().is_in_fault_of_user() {
+            take_off(inode, Flight::Fault, now);
+            refuse_store(inode, true, now);
+        } else {
             count!(touches);
             tell(inode, Happening::Touched, op, 0);
         }

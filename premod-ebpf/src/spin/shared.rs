@@ -24,6 +24,8 @@ pub(crate) enum Gap {
     Announcing = 9,
     /// An inode is forgotten, and its memory has not been given back.
     Forgotten = 10,
+    /// A program notes the thread in a hash map.
+    Noting = 11,
 }
 
 /// Whom to hold, and where. Written by user space.

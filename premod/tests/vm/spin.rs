@@ -2,7 +2,7 @@
 
 use std::{
     mem::MaybeUninit,
-    sync::{Mutex, MutexGuard, mpsc},
+    sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -63,6 +63,7 @@ const fn programs(gap: Gap) -> &'static [(&'static str, &'static str)] {
         ],
         Gap::Announcing => &[("announcing", "strncpy_from_kernel_nofault")],
         Gap::Forgotten => &[("forgotten", "security_inode_free")],
+        Gap::Noting => &[("noting", "htab_map_update_elem")],
     }
 }
 
@@ -73,7 +74,7 @@ const WITNESSES: &[(&str, &str)] = &[
     ("faulted", "do_page_mkwrite"),
 ];
 
-/// The object, loaded when it is first needed.
+/// The object. One holds one victim at a time.
 struct Spinner {
     ebpf: Ebpf,
     kernel: Btf,
@@ -81,7 +82,8 @@ struct Spinner {
     report: Array<MapData, Report>,
 }
 
-static SPINNER: Mutex<Option<Spinner>> = Mutex::new(None);
+/// Those that are loaded and not in use.
+static SPARE: Mutex<Vec<Spinner>> = Mutex::new(Vec::new());
 
 enum Link {
     Fentry(FEntryLinkId),
@@ -143,7 +145,8 @@ impl Spinner {
 
 /// An open gap. Its programs are detached when it is dropped.
 pub(crate) struct Open {
-    spinner: MutexGuard<'static, Option<Spinner>>,
+    /// There until it is dropped.
+    spinner: Option<Spinner>,
     gap: Gap,
     limit: Duration,
     passes: u64,
@@ -152,20 +155,19 @@ pub(crate) struct Open {
 
 /// Opens a gap: from now on a thread can be held in it.
 pub(crate) fn open(gap: Gap) -> Open {
-    // A test that failed has let go of its victim; the next one gives its own orders.
-    let mut spinner = SPINNER.lock().unwrap_or_else(|error| {
-        SPINNER.clear_poison();
-        error.into_inner()
-    });
     run_on(&[ACTORS_CPU]);
-    let loaded = spinner.get_or_insert_with(Spinner::load);
+    let spare = SPARE
+        .lock()
+        .expect("nobody panics while it is locked")
+        .pop();
+    let mut spinner = spare.unwrap_or_else(Spinner::load);
     let links: Vec<_> = programs(gap)
         .iter()
         .chain(WITNESSES)
-        .map(|(name, target)| loaded.attach(name, target))
+        .map(|(name, target)| spinner.attach(name, target))
         .collect();
     Open {
-        spinner,
+        spinner: Some(spinner),
         gap,
         limit: LIMIT,
         passes: 0,
@@ -207,29 +209,51 @@ impl Open {
             victim()
         });
         let tid = thread_id.recv().expect("a thread id");
+        let order = self.order(tid);
+        go.send(()).expect("the victim waits for it");
+        self.wait_for_victim(|| thread.is_finished());
+        Held {
+            spinner: self.spinner(),
+            order,
+            thread: Some(thread),
+            tid,
+        }
+    }
+
+    /// Makes a process of one thread, which is told to `go`, run on the victims' CPU until it is held in the gap.
+    pub(crate) fn seize(&mut self, pid: u32, go: impl FnOnce()) -> Seized<'_> {
+        run_process_on(pid, VICTIMS_CPU);
+        let order = self.order(pid);
+        go();
+        self.wait_for_victim(|| false);
+        Seized {
+            spinner: self.spinner(),
+            order,
+        }
+    }
+
+    /// Says who is to be held.
+    fn order(&mut self, victim: u32) -> Order {
         let order = Order {
-            victim: tid,
+            victim,
             gap: self.gap as u32,
             passes: self.passes,
             limit: self.limit.as_nanos() as u64,
             released: 0,
         };
-        let gap = self.gap;
         let spinner = self.spinner();
         spinner.report.set(0, Report::default(), 0).expect("a map");
         spinner.order.set(0, order, 0).expect("a map");
-        go.send(()).expect("the victim waits for it");
+        order
+    }
+
+    fn wait_for_victim(&mut self, has_ended: impl Fn() -> bool) {
+        let gap = self.gap;
         let deadline = Instant::now() + PATIENCE;
-        while spinner.report().entered == 0 {
+        while self.spinner().report().entered == 0 {
             assert!(Instant::now() < deadline, "nobody came by {gap:?}");
-            assert!(!thread.is_finished(), "the victim did not come by {gap:?}");
+            assert!(!has_ended(), "the victim did not come by {gap:?}");
             std::hint::spin_loop();
-        }
-        Held {
-            spinner,
-            order,
-            thread: Some(thread),
-            tid,
         }
     }
 }
@@ -239,6 +263,9 @@ impl Drop for Open {
         for (name, link) in std::mem::take(&mut self.links) {
             self.spinner().detach(name, link);
         }
+        let mut spare = SPARE.lock().expect("nobody panics while it is locked");
+        spare.extend(self.spinner.take());
+        drop(spare);
         run_on(&[ACTORS_CPU, VICTIMS_CPU]);
     }
 }
@@ -290,6 +317,35 @@ impl<T> Drop for Held<'_, T> {
             self.let_go();
         }
     }
+}
+
+/// A process that is held in a gap.
+pub(crate) struct Seized<'a> {
+    spinner: &'a mut Spinner,
+    order: Order,
+}
+
+impl Seized<'_> {
+    /// Lets it go. Panics if it had gone by itself, for then nothing was tested.
+    pub(crate) fn release(self) {
+        let left = self.spinner.report().left;
+        assert_eq!(left, 0, "the victim went on before it was released");
+    }
+}
+
+impl Drop for Seized<'_> {
+    fn drop(&mut self) {
+        self.order.released = 1;
+        self.spinner.order.set(0, self.order, 0).expect("a map");
+    }
+}
+
+/// Binds a process of one thread to a CPU.
+pub(crate) fn run_process_on(pid: u32, cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    let pid = rustix::process::Pid::from_raw(pid as i32);
+    rustix::thread::sched_setaffinity(pid, &set).expect("a CPU");
 }
 
 /// Binds the calling thread to these CPUs.

@@ -26,9 +26,14 @@ tests! {
 pub(super) fn actor(place: &Place, way: &str) -> Actor {
     // A name that mount(8) takes among its options.
     let name = way.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    actor_named(&name, place, way)
+}
+
+/// An actor with a directory of this name.
+pub(super) fn actor_named(name: &str, place: &Place, way: &str) -> Actor {
     let place = Place {
-        directory: place.directory.join(&name),
-        outside: place.outside.join(&name),
+        directory: place.directory.join(name),
+        outside: place.outside.join(name),
         ..place.clone()
     };
     for directory in [&place.directory, &place.outside] {
@@ -60,13 +65,13 @@ pub(super) fn outcome(actor: &mut Actor) -> Outcome {
     outcome
 }
 
-fn terminate(freeze: Freeze) -> Ended {
+pub(super) fn terminate(freeze: Freeze) -> Ended {
     freeze.signal(Signal::TERM);
     freeze.end()
 }
 
 /// The records of a type.
-fn records<'a>(ended: &'a Ended, kind: &str) -> Vec<&'a Value> {
+pub(super) fn records<'a>(ended: &'a Ended, kind: &str) -> Vec<&'a Value> {
     let lines = ended.lines.iter();
     lines.filter(|line| line["type"] == kind).collect()
 }
