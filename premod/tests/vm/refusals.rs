@@ -129,7 +129,7 @@ fn a_wrong_path_is_named(place: &Place) {
     refused(
         &mut trace(&["/no/such/file"]),
         14,
-        &["/no/such/file", "No such file"],
+        &["premod: cannot trace /no/such/file: No such file or directory (os error 2)\n"],
     );
     refused(
         &mut trace(&["/dev/null"]),
