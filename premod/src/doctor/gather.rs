@@ -132,6 +132,11 @@ fn attach_all(
         log_level: 0,
     };
     let mut ebpf = load::object(&setup, environment)?;
+    let ways: Vec<_> = HOOKS
+        .iter()
+        .filter_map(|hook| hook.choose(btf, environment))
+        .collect();
+    attach::load_ahead(&mut ebpf, &kernel_btf, &ways);
     for hook in HOOKS {
         let state = match hook.choose(btf, environment) {
             Some(way) => attach::attach(&mut ebpf, &kernel_btf, way, environment)

@@ -1,11 +1,17 @@
 //! The table of hooks, and attaching them.
 
-use aya::{
-    Btf, Ebpf,
-    programs::{BtfTracePoint, FEntry, FExit, Lsm, Program, ProgramError},
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    thread::{available_parallelism, scope},
 };
 
-use super::{btf, environment::Environment, load};
+use aya::{
+    Btf, Ebpf,
+    programs::{Program, ProgramError},
+};
+
+use super::{btf, environment::Environment, load as loading};
 use crate::error::Error;
 
 /// How a program hangs in the kernel.
@@ -374,7 +380,30 @@ impl Hook {
     }
 }
 
-/// Loads one program and attaches it.
+/// Loads programs, on all CPUs: the kernel takes most of the time in which premod starts to verify them one by one, and
+/// verifies different ones side by side.
+///
+/// What it does not take is left to [`attach`], which tries it again and says why.
+pub fn load_ahead(ebpf: &mut Ebpf, kernel_btf: &Btf, ways: &[Attachment]) {
+    let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let wanted: Vec<_> = ways
+        .iter()
+        .filter_map(|way| Some((programs.remove(way.program)?, way.target)))
+        .collect();
+    let queue = Mutex::new(wanted.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    scope(|threads| {
+        for _ in 0..available_parallelism().map_or(1, usize::from) {
+            threads.spawn(|| {
+                while let Some((program, target)) = next() {
+                    let _ = load(program, kernel_btf, target);
+                }
+            });
+        }
+    });
+}
+
+/// Attaches one program, and loads it if it is not loaded yet.
 ///
 /// # Errors
 /// If the kernel does not take it.
@@ -384,7 +413,7 @@ pub fn attach(
     way: Attachment,
     environment: &Environment,
 ) -> Result<(), Error> {
-    let explain = |error: &ProgramError| load::explain(way.program, error, environment);
+    let explain = |error: &ProgramError| loading::explain(way.program, error, environment);
     let program = ebpf
         .program_mut(way.program)
         .ok_or_else(|| Error::KernelLacks {
@@ -398,27 +427,24 @@ pub fn attach(
 }
 
 fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
+    if program.fd().is_err() {
+        load(program, btf, target)?;
+    }
     match program {
-        Program::Lsm(program) => {
-            let program: &mut Lsm = program;
-            program.load(target, btf)?;
-            program.attach().map(drop)
-        }
-        Program::FEntry(program) => {
-            let program: &mut FEntry = program;
-            program.load(target, btf)?;
-            program.attach().map(drop)
-        }
-        Program::FExit(program) => {
-            let program: &mut FExit = program;
-            program.load(target, btf)?;
-            program.attach().map(drop)
-        }
-        Program::BtfTracePoint(program) => {
-            let program: &mut BtfTracePoint = program;
-            program.load(target, btf)?;
-            program.attach().map(drop)
-        }
+        Program::Lsm(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::FExit(program) => program.attach().map(drop),
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn load(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
+    match program {
+        Program::Lsm(program) => program.load(target, btf),
+        Program::FEntry(program) => program.load(target, btf),
+        Program::FExit(program) => program.load(target, btf),
+        Program::BtfTracePoint(program) => program.load(target, btf),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -167,7 +167,7 @@ impl TracerBuilder {
         tracing::debug!("created the maps");
         let scope = if scoped {
             let map = typed(take(&mut ebpf, "SCOPE")?)?;
-            let epoch = typed(take(&mut ebpf, "SCOPE_EPOCH")?)?;
+            let epoch = typed(take(&mut ebpf, ".data.epoch")?)?;
             Some((
                 Scope::enrol(roots, map, epoch, &mut enroller, &learnt)?,
                 Mounts::watch().ok(),
@@ -180,6 +180,11 @@ impl TracerBuilder {
 
         let mut attached = Vec::new();
         let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
+        let ways: Vec<_> = (HOOKS.iter().filter(needed))
+            .filter_map(|hook| hook.choose(&btf, &environment))
+            .collect();
+        attach::load_ahead(&mut ebpf, &kernel_btf, &ways);
+        tracing::debug!("loaded the programs");
         for hook in HOOKS.iter().filter(needed) {
             let Some(way) = hook.choose(&btf, &environment) else {
                 if hook.essential {
