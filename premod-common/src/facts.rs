@@ -1,7 +1,16 @@
 //! What the BPF programs are told about the running kernel before they are loaded.
 //!
-//! Nothing in here has a value of its own: user space finds every member in the kernel's BTF and tracefs
-//! and hands the table over as read-only data, so that the verifier sees constants.
+//! Nothing in here has a value of its own: user space finds every member in the kernel's BTF and tracefs, and
+//! writes it into the programs' instructions, so that the verifier sees constants.
+
+/// What the programs have in the places of facts, until the loader writes these there. The n-th field of [`Facts`]
+/// has the mark plus n.
+pub mod mark {
+    /// Offset of a load. No structure of ours is that large.
+    pub const OFFSET: i32 = 0x7000;
+    /// Number that a register is set to (32 bits). None of ours is that large.
+    pub const VALUE: i32 = 0x7ac7_0000;
+}
 
 /// Offsets in bytes of kernel structure members, and constants that differ between kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,7 +21,8 @@
 )]
 pub struct Facts {
     pub file_f_inode: u32,
-    pub file_f_path: u32,
+    pub file_f_path_mnt: u32,
+    pub file_f_path_dentry: u32,
     pub file_f_flags: u32,
     pub path_mnt: u32,
     pub path_dentry: u32,
@@ -87,6 +97,18 @@ pub struct Facts {
     pub o_direct: u32,
 }
 
+impl Facts {
+    /// How many facts there are.
+    pub const COUNT: usize = size_of::<Self>() / size_of::<u32>();
+
+    /// All of them in their order.
+    #[must_use]
+    pub const fn values(&self) -> [u32; Self::COUNT] {
+        // SAFETY: repr(C), u32 only.
+        unsafe { core::mem::transmute_copy(self) }
+    }
+}
+
 /// What the BPF programs are told about this run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -112,8 +134,6 @@ pub struct Settings {
 
 #[cfg(feature = "user")]
 mod pod {
-    // SAFETY: repr(C), u32 only, no padding.
-    unsafe impl aya::Pod for super::Facts {}
     // SAFETY: repr(C), no padding (asserted below).
     unsafe impl aya::Pod for super::Settings {}
 }

@@ -1,23 +1,41 @@
-//! Read-only data that the loader sets before the programs are verified: what the kernel looks like, and what
-//! this run is to do.
+//! What the loader tells the programs before they are verified: what the kernel looks like, and what this run is
+//! to do.
+//!
+//! What the kernel looks like stands in the instructions themselves, where the loader finds the marks of
+//! [`premod_common::facts::mark`]: from read-only data each use would cost two instructions more, which a hot path
+//! can tell.
 
-use premod_common::facts::{Facts, Settings};
+use core::arch::asm;
 
-/// The kernel's layout.
-#[unsafe(no_mangle)]
-// SAFETY: integers only.
-pub(crate) static FACTS: Facts = unsafe { core::mem::zeroed() };
+use premod_common::facts::{Settings, mark};
 
 /// This run's settings.
 #[unsafe(no_mangle)]
 // SAFETY: integers only.
 pub(crate) static SETTINGS: Settings = unsafe { core::mem::zeroed() };
 
-/// Reads one field of [`FACTS`] as the loader has set it.
+/// A fact about the kernel.
 macro_rules! fact {
     ($field:ident) => {
-        $crate::facts::as_loaded(&$crate::facts::FACTS.$field)
+        $crate::facts::value::<{ core::mem::offset_of!(premod_common::facts::Facts, $field) }>()
     };
+}
+
+/// The fact that is so many bytes into [`premod_common::facts::Facts`]: one instruction, whose value the loader
+/// fills in.
+#[inline(always)]
+pub(crate) fn value<const FACT: usize>() -> u32 {
+    let value: u32;
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "{value} = {mark}",
+            value = out(wreg) value,
+            mark = const mark::VALUE + FACT as i32 / 4,
+            options(pure, nomem, nostack),
+        );
+    }
+    value
 }
 
 /// Reads one field of [`SETTINGS`] as the loader has set it.

@@ -2,12 +2,14 @@
 //!
 //! The hook's argument is a pointer whose type the verifier knows, and `*(pointer + offset)` is a checked
 //! load: it costs one instruction, and reads as zero instead of faulting. The offsets come from the
-//! loader ([`crate::facts::FACTS`]). Pointers that lost their type (kept in a map, computed) are read with
+//! loader ([`crate::facts`]). Pointers that lost their type (kept in a map, computed) are read with
 //! `bpf_probe_read_kernel` in [`read`].
 
 use core::arch::asm;
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_pid_tgid};
+
+use premod_common::facts::mark;
 
 use crate::facts::{fact, setting};
 
@@ -15,15 +17,57 @@ const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
 const O_ACCMODE: u32 = 0o3;
 
-/// Loads a member of a structure that the verifier knows.
+/// Loads a member of a structure that the verifier knows, by the fact that is its offset:
+/// `load!(inode, inode_i_sb)`, or with the member's type, `load!(inode, inode_i_mode: u16)`.
+macro_rules! load {
+    ($base:expr, $field:ident) => {
+        load!($base, $field: _)
+    };
+    ($base:expr, $field:ident : $type:ty) => {
+        $crate::kernel::load_member::<
+            { core::mem::offset_of!(premod_common::facts::Facts, $field) },
+            $type,
+        >($base)
+    };
+}
+
+pub(crate) use load;
+
+/// One instruction, whose offset the loader fills in.
 ///
 /// # Safety
-/// `base` is a pointer to a kernel structure, from a hook's argument or loaded from one, and `offset` is
-/// that of a member of type `T`.
+/// `base` is a pointer to a kernel structure, from a hook's argument or loaded from one, and the fact at `FACT`
+/// (bytes in [`premod_common::facts::Facts`]) is the offset of a member of type `T`.
 #[inline(always)]
-pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: u32) -> T {
-    // SAFETY: the verifier checks offset and size against the structure; a bad address reads as zero.
-    unsafe { *base.add(offset as usize).cast::<T>() }
+pub(crate) unsafe fn load_member<const FACT: usize, T: Copy>(base: *const u8) -> T {
+    /// The size in the words of BPF's assembler.
+    macro_rules! instruction {
+        ($size:literal) => {{
+            let value: u64;
+            // SAFETY: the verifier checks offset and size against the structure; a bad address reads as zero.
+            unsafe {
+                asm!(
+                    concat!("{value} = *(", $size, " *)({base} + {mark})"),
+                    value = out(reg) value,
+                    base = in(reg) base,
+                    mark = const mark::OFFSET + FACT as i32 / 4,
+                    options(pure, readonly, nostack),
+                );
+            }
+            value
+        }};
+    }
+    let value = const { size_of::<T>() };
+    let value = match value {
+        8 => instruction!("u64"),
+        4 => instruction!("u32"),
+        _ => {
+            const { assert!(size_of::<T>() == 8 || size_of::<T>() == 4 || size_of::<T>() == 2) };
+            instruction!("u16")
+        }
+    };
+    // SAFETY: BPF runs on little-endian machines here: a smaller value is in the lower bytes, which come first.
+    unsafe { core::mem::transmute_copy(&value) }
 }
 
 /// Reads from an address whose type the verifier does not know; zero if it cannot be read.
@@ -69,27 +113,27 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn number(self) -> u64 {
         // SAFETY: i_ino is a 64-bit number: unsigned long, from 7.x on u64.
-        unsafe { load(self.0, fact!(inode_i_ino)) }
+        unsafe { load!(self.0, inode_i_ino) }
     }
 
     #[inline(always)]
     pub(crate) fn generation(self) -> u32 {
         // SAFETY: i_generation is a u32.
-        unsafe { load(self.0, fact!(inode_i_generation)) }
+        unsafe { load!(self.0, inode_i_generation) }
     }
 
     /// More than one name in its filesystem.
     #[inline(always)]
     pub(crate) fn has_links(self) -> bool {
         // SAFETY: i_nlink is an unsigned int.
-        let links: u32 = unsafe { load(self.0, fact!(inode_i_nlink)) };
+        let links: u32 = unsafe { load!(self.0, inode_i_nlink) };
         links > 1
     }
 
     #[inline(always)]
     pub(crate) fn superblock(self) -> SuperBlock {
         // SAFETY: i_sb is a pointer.
-        SuperBlock(unsafe { load(self.0, fact!(inode_i_sb)) })
+        SuperBlock(unsafe { load!(self.0, inode_i_sb) })
     }
 
     /// `i_mapping->i_pages.xa_flags`
@@ -97,8 +141,8 @@ impl Inode {
     pub(crate) fn mapping_flags(self) -> u32 {
         // SAFETY: i_mapping is a pointer to an address_space, whose xa_flags is a gfp_t (u32).
         unsafe {
-            let mapping: *const u8 = load(self.0, fact!(inode_i_mapping));
-            load(mapping, fact!(address_space_xa_flags))
+            let mapping: *const u8 = load!(self.0, inode_i_mapping);
+            load!(mapping, address_space_xa_flags)
         }
     }
 
@@ -111,7 +155,7 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn is_tracked_kind(self) -> bool {
         // SAFETY: i_mode is a umode_t (u16).
-        let mode: u16 = unsafe { load(self.0, fact!(inode_i_mode)) };
+        let mode: u16 = unsafe { load!(self.0, inode_i_mode) };
         if mode & S_IFMT != S_IFREG {
             return false;
         }
@@ -123,7 +167,7 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn first_alias(self) -> u64 {
         // SAFETY: i_dentry.first is a pointer.
-        let alias: *const u8 = unsafe { load(self.0, fact!(inode_i_dentry_first)) };
+        let alias: *const u8 = unsafe { load!(self.0, inode_i_dentry_first) };
         alias as u64
     }
 
@@ -152,20 +196,20 @@ impl SuperBlock {
     #[inline(always)]
     pub(crate) fn device(self) -> u32 {
         // SAFETY: s_dev is a dev_t (u32).
-        unsafe { load(self.0, fact!(super_block_s_dev)) }
+        unsafe { load!(self.0, super_block_s_dev) }
     }
 
     #[inline(always)]
     pub(crate) fn magic(self) -> u64 {
         // SAFETY: s_magic is an unsigned long.
-        unsafe { load(self.0, fact!(super_block_s_magic)) }
+        unsafe { load!(self.0, super_block_s_magic) }
     }
 
     /// Address of the `backing_dev_info`.
     #[inline(always)]
     pub(crate) fn bdi(self) -> u64 {
         // SAFETY: s_bdi is a pointer.
-        unsafe { load(self.0, fact!(super_block_s_bdi)) }
+        unsafe { load!(self.0, super_block_s_bdi) }
     }
 
     /// Address of the filesystem type's name.
@@ -173,8 +217,8 @@ impl SuperBlock {
     pub(crate) fn type_name(self) -> u64 {
         // SAFETY: s_type is a pointer to a file_system_type, whose name is a pointer.
         unsafe {
-            let file_system: *const u8 = load(self.0, fact!(super_block_s_type));
-            load(file_system, fact!(file_system_type_name))
+            let file_system: *const u8 = load!(self.0, super_block_s_type);
+            load!(file_system, file_system_type_name)
         }
     }
 }
@@ -187,13 +231,13 @@ impl File {
     #[inline(always)]
     pub(crate) fn inode(self) -> Inode {
         // SAFETY: f_inode is a pointer.
-        Inode(unsafe { load(self.0, fact!(file_f_inode)) })
+        Inode(unsafe { load!(self.0, file_f_inode) })
     }
 
     #[inline(always)]
     fn flags(self) -> u32 {
         // SAFETY: f_flags is an unsigned int.
-        unsafe { load(self.0, fact!(file_f_flags)) }
+        unsafe { load!(self.0, file_f_flags) }
     }
 
     /// Opened with `O_DIRECT`: writes may leave no dirty page behind.
@@ -213,8 +257,8 @@ impl File {
         // SAFETY: f_path is a struct path inside of the file.
         unsafe {
             Place {
-                mount: load(self.0, fact!(file_f_path) + fact!(path_mnt)),
-                dentry: load(self.0, fact!(file_f_path) + fact!(path_dentry)),
+                mount: load!(self.0, file_f_path_mnt),
+                dentry: load!(self.0, file_f_path_dentry),
             }
         }
     }
@@ -250,8 +294,7 @@ impl Place {
     pub(crate) fn names(self, inode: Inode) -> bool {
         // SAFETY: a hook's dentry has kept its type; the offset is that of d_inode.
         self.dentry != 0
-            && unsafe { load::<u64>(self.dentry as *const u8, fact!(dentry_d_inode)) }
-                == inode.address()
+            && unsafe { load!(self.dentry as *const u8, dentry_d_inode: u64) } == inode.address()
     }
 
     /// Whether the name has been unlinked.
@@ -261,8 +304,8 @@ impl Place {
         // SAFETY: a hook's dentry has kept its type; the offsets are those of members of struct dentry.
         self.dentry != 0
             && unsafe {
-                load::<u64>(dentry, fact!(dentry_d_hash_pprev)) == 0
-                    && load::<u64>(dentry, fact!(dentry_d_parent)) != self.dentry
+                load!(dentry, dentry_d_hash_pprev: u64) == 0
+                    && load!(dentry, dentry_d_parent: u64) != self.dentry
             }
     }
 }

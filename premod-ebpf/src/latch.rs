@@ -5,7 +5,7 @@ use core::{
     ptr::{read_volatile, write_volatile},
 };
 
-use crate::atomic::compare_and_swap;
+use crate::atomic::{compare_and_swap, increment};
 
 /// How often a number that others raise, too, is tried to be raised.
 const ATTEMPTS: u32 = 4;
@@ -25,6 +25,13 @@ impl Latch {
     pub(crate) fn get(&self) -> u64 {
         // SAFETY: an aligned u64 of ours.
         unsafe { read_volatile(self.0.get()) }
+    }
+
+    /// Makes it larger.
+    #[inline(always)]
+    pub(crate) fn increase(&self) {
+        // SAFETY: an aligned u64 of ours.
+        unsafe { increment(self.0.get()) };
     }
 
     /// Makes it at least `value`. If others are in the way all the time it becomes as large as can be, which makes

@@ -37,9 +37,10 @@ pub(crate) static SYNCED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(10
 /// When a filesystem, whichever, was last synced as a whole.
 pub(crate) static LAST_SYNC: Latch = Latch::new();
 
-/// Changes whenever a directory is renamed or the mounts change: older scope verdicts are void.
-#[map]
-pub(crate) static SCOPE_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
+/// Changes whenever a directory is renamed or the mounts change: older scope verdicts are void. In a section of its
+/// own, which is a map to user space.
+#[unsafe(link_section = ".data.epoch")]
+pub(crate) static SCOPE_EPOCH: Latch = Latch::new();
 
 /// Tasks in the middle of a deduplication, with the inode whose blocks are replaced by equal ones. If one
 /// falls out, its deduplication is announced like a write.

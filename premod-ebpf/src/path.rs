@@ -99,10 +99,10 @@ unsafe fn walk_typed(scratch: *mut Scratch, mut dentry: *const u8, mount_root: u
         // SAFETY: the offsets are those of members of struct dentry. `length` and `size` are checked:
         // NAME_SPACE bytes from there on are inside of `names`.
         unsafe {
-            let before: u32 = load(dentry, fact!(dentry_d_seq));
-            let parent: *const u8 = load(dentry, fact!(dentry_d_parent));
-            let name: u64 = load(dentry, fact!(dentry_d_name_name));
-            let size: u32 = load(dentry, fact!(dentry_d_name_len));
+            let before: u32 = load!(dentry, dentry_d_seq);
+            let parent: *const u8 = load!(dentry, dentry_d_parent);
+            let name: u64 = load!(dentry, dentry_d_name_name);
+            let size: u32 = load!(dentry, dentry_d_name_len);
             // Its NUL byte is read too.
             let size = size.wrapping_add(1);
             if parent == dentry
@@ -118,7 +118,7 @@ unsafe fn walk_typed(scratch: *mut Scratch, mut dentry: *const u8, mount_root: u
                 size,
                 name as *const c_void,
             );
-            if read != 0 || before != load::<u32>(dentry, fact!(dentry_d_seq)) {
+            if read != 0 || before != load!(dentry, dentry_d_seq: u32) {
                 break;
             }
             length += u64::from(size);

@@ -28,16 +28,17 @@ const SLOTS: usize = 4096;
 /// What a slot holds in place of an address while somebody fills it.
 const BUSY: u64 = 1;
 
-#[repr(C)]
+/// Added to an address: announced. Inodes are aligned, so that it is no other inode's.
+const ANNOUNCED: u64 = 1;
+
+#[repr(C, align(32))]
 struct Slot {
-    /// Address of the inode; 0 if there is none.
+    /// Address of the inode that is outside, or [`ANNOUNCED`]; 0 if there is none.
     inode: u64,
-    /// The epoch in which it was found.
+    /// The epoch in which an inode outside was found.
     epoch: u64,
-    /// Address of the mount that an inode outside was found through.
+    /// Address of the mount that it was found through.
     mount: u64,
-    /// Not 0: announced. Else: outside.
-    announced: u64,
 }
 
 #[repr(C)]
@@ -53,7 +54,6 @@ static QUIET: Slots = Slots(UnsafeCell::new(
             inode: 0,
             epoch: 0,
             mount: 0,
-            announced: 0,
         }
     }; SLOTS],
 ));
@@ -86,7 +86,7 @@ fn slot(inode: Inode) -> *mut Slot {
 
 #[inline(always)]
 pub(crate) fn current_epoch() -> u64 {
-    SCOPE_EPOCH.get(0).copied().unwrap_or(0)
+    SCOPE_EPOCH.get()
 }
 
 /// Whether the inode is quiet. `mount` is that of its place; it is asked for if it matters.
@@ -95,17 +95,17 @@ pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
     let slot = slot(inode);
     // SAFETY: a slot of ours.
     unsafe {
-        if read_volatile(&raw const (*slot).inode) != inode.address() {
-            return Quiet::No;
-        }
-        // Announced is announced, by whatever mount and in whatever epoch. If somebody fills the slot for
-        // another inode right now, this one was announced, or outside.
-        if read_volatile(&raw const (*slot).announced) != 0 {
+        let found = read_volatile(&raw const (*slot).inode);
+        // Announced is announced, by whatever mount and in whatever epoch.
+        if found == inode.address() + ANNOUNCED {
             return if inode.is_dirty() {
                 Quiet::Announced
             } else {
                 Quiet::No
             };
+        }
+        if found != inode.address() {
+            return Quiet::No;
         }
         let mount = mount();
         let found = read_volatile(&raw const (*slot).mount);
@@ -144,9 +144,9 @@ pub(crate) unsafe fn learn(
         }
         write_volatile(&raw mut (*slot).epoch, current_epoch());
         write_volatile(&raw mut (*slot).mount, place.mount);
-        write_volatile(&raw mut (*slot).announced, announced.into());
+        let announced = if announced { ANNOUNCED } else { 0 };
         // A full barrier: what follows is read after this was seen by everybody.
-        exchange(&raw mut (*slot).inode, inode.address());
+        exchange(&raw mut (*slot).inode, inode.address() + announced);
         let word = read_volatile(&raw const (*entry).word);
         let verdict = read_volatile(&raw const (*entry).verdict);
         if (word, verdict) != seen {
@@ -161,8 +161,9 @@ pub(crate) fn forget(inode: Inode) {
     let slot = slot(inode);
     // SAFETY: a slot of ours.
     unsafe {
-        if read_volatile(&raw const (*slot).inode) == inode.address() {
-            compare_and_swap(&raw mut (*slot).inode, inode.address(), 0);
+        let found = read_volatile(&raw const (*slot).inode);
+        if found == inode.address() || found == inode.address() + ANNOUNCED {
+            compare_and_swap(&raw mut (*slot).inode, found, 0);
         }
     }
 }

@@ -11,7 +11,7 @@ use core::ptr::{read_volatile, write_volatile};
 use premod_common::inode::{ScopeRoot, TrackedInode, Verdict};
 
 use crate::{
-    atomic::{compare_and_swap, exchange, increment},
+    atomic::{compare_and_swap, exchange},
     kernel::{Inode, Place, read},
     maps::{SCOPE, SCOPE_EPOCH, fact, setting},
     quiet::{self, current_epoch},
@@ -80,10 +80,7 @@ pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode, inode: Inode) {
 /// Makes every kept verdict void.
 #[inline(always)]
 pub(crate) fn forget_verdicts() {
-    if let Some(epoch) = SCOPE_EPOCH.get_ptr_mut(0) {
-        // SAFETY: the pointer comes from the map.
-        unsafe { increment(epoch) };
-    }
+    SCOPE_EPOCH.increase();
 }
 
 #[inline(never)]

@@ -74,12 +74,12 @@ fn inode_setattr_of_three(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn set_size(dentry: *const u8, attributes: *const u8) -> i32 {
     // SAFETY: the offset is that of ia_valid in struct iattr.
-    let valid: u32 = unsafe { load(attributes, fact!(iattr_ia_valid)) };
+    let valid: u32 = unsafe { load!(attributes, iattr_ia_valid) };
     if valid & ATTR_SIZE == 0 || dentry.is_null() {
         return 0;
     }
     // SAFETY: the offset is that of d_inode in struct dentry.
-    let inode: *const u8 = unsafe { load(dentry, fact!(dentry_d_inode)) };
+    let inode: *const u8 = unsafe { load!(dentry, dentry_d_inode) };
     if inode.is_null() {
         return 0;
     }

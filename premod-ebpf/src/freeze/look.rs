@@ -24,18 +24,15 @@ fn look(ctx: FEntryContext) -> i32 {
     // super_block; the counters are ints, s_writers.frozen is an int or an unsigned short, of which the
     // lower half is enough.
     let answer = unsafe {
-        let mapping: *const u8 = load(inode.0, fact!(inode_i_mapping));
+        let mapping: *const u8 = load!(inode.0, inode_i_mapping);
         Look {
             inode: inode.address(),
             superblock: inode.superblock().address(),
             mapping_flags: inode.mapping_flags(),
-            direct: load(inode.0, fact!(inode_i_dio_count)),
-            writers: load(inode.0, fact!(inode_i_writecount)),
-            mappings: load(mapping, fact!(address_space_i_mmap_writable)),
-            frozen: u32::from(load::<u16>(
-                inode.superblock().0,
-                fact!(super_block_s_writers_frozen),
-            )),
+            direct: load!(inode.0, inode_i_dio_count),
+            writers: load!(inode.0, inode_i_writecount),
+            mappings: load!(mapping, address_space_i_mmap_writable),
+            frozen: u32::from(load!(inode.superblock().0, super_block_s_writers_frozen: u16)),
             tgid: current_process(),
         }
     };

@@ -56,10 +56,10 @@ fn file_mprotect(ctx: LsmContext) -> i32 {
     let area: *const u8 = ctx.arg(0);
     // SAFETY: the offsets are those of vm_flags and vm_file in struct vm_area_struct.
     let file: *const u8 = unsafe {
-        if load::<u64>(area, fact!(vm_area_struct_vm_flags)) & VM_SHARED == 0 {
+        if load!(area, vm_area_struct_vm_flags: u64) & VM_SHARED == 0 {
             return 0;
         }
-        load(area, fact!(vm_area_struct_vm_file))
+        load!(area, vm_area_struct_vm_file)
     };
     if file.is_null() {
         return 0;
@@ -87,10 +87,10 @@ fn mkwrite_begins_again(ctx: FEntryContext) -> i32 {
 fn fault(fault: *const u8) {
     // SAFETY: the offsets are those of vma and flags in struct vm_fault, and of vm_file in the vma.
     let (file, flags): (*const u8, u32) = unsafe {
-        let area: *const u8 = load(fault, fact!(vm_fault_vma));
+        let area: *const u8 = load!(fault, vm_fault_vma);
         (
-            load(area, fact!(vm_area_struct_vm_file)),
-            load(fault, fact!(vm_fault_flags)),
+            load!(area, vm_area_struct_vm_file),
+            load!(fault, vm_fault_flags),
         )
     };
     if file.is_null() {

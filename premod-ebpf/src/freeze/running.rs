@@ -41,7 +41,7 @@ impl Running {
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
         // SAFETY: mm is a pointer.
-        let memory: u64 = unsafe { load(self.0, fact!(task_struct_mm)) };
+        let memory: u64 = unsafe { load!(self.0, task_struct_mm) };
         memory == 0
     }
 
@@ -52,8 +52,8 @@ impl Running {
         // SAFETY: the helper takes a task; the offsets are those of ax and orig_ax in struct pt_regs.
         unsafe {
             let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
-            let result: i64 = load(registers, fact!(pt_regs_ax));
-            (result == -ENOSYS).then(|| load(registers, fact!(pt_regs_orig_ax)))
+            let result: i64 = load!(registers, pt_regs_ax);
+            (result == -ENOSYS).then(|| load!(registers, pt_regs_orig_ax))
         }
     }
 
@@ -64,7 +64,7 @@ impl Running {
         // SAFETY: as in `call`.
         let call: i64 = unsafe {
             let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
-            load(registers, fact!(pt_regs_orig_ax))
+            load!(registers, pt_regs_orig_ax)
         };
         call == NO_CALL && !self.is_kernel_thread()
     }
@@ -90,7 +90,7 @@ impl Running {
         // SAFETY: as in `call`; the second argument of a call of 64 bits is in si.
         let command: u64 = unsafe {
             let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
-            load(registers, fact!(pt_regs_si))
+            load!(registers, pt_regs_si)
         };
         command as u32 == FIDEDUPERANGE
     }
@@ -99,7 +99,7 @@ impl Running {
     #[inline(always)]
     pub(crate) fn process(self) -> u32 {
         // SAFETY: tgid is a pid_t.
-        unsafe { load(self.0, fact!(task_struct_tgid)) }
+        unsafe { load!(self.0, task_struct_tgid) }
     }
 
     /// When the process began: nanoseconds since boot.
@@ -107,8 +107,8 @@ impl Running {
     pub(crate) fn started(self) -> u64 {
         // SAFETY: group_leader is a pointer to a task_struct, whose start_boottime is a u64.
         unsafe {
-            let leader: *const u8 = load(self.0, fact!(task_struct_group_leader));
-            load(leader, fact!(task_struct_start_boottime))
+            let leader: *const u8 = load!(self.0, task_struct_group_leader);
+            load!(leader, task_struct_start_boottime)
         }
     }
 
@@ -117,8 +117,8 @@ impl Running {
     pub(crate) fn has_threads(self) -> bool {
         // SAFETY: signal is a pointer to a signal_struct, whose nr_threads is an int.
         unsafe {
-            let signal: *const u8 = load(self.0, fact!(task_struct_signal));
-            load::<i32>(signal, fact!(signal_struct_nr_threads)) > 1
+            let signal: *const u8 = load!(self.0, task_struct_signal);
+            load!(signal, signal_struct_nr_threads: i32) > 1
         }
     }
 
@@ -128,10 +128,10 @@ impl Running {
         // SAFETY: the offsets are those of the sets of pending signals (64 bits) and of group_stop_count
         // (an int) in struct task_struct and struct signal_struct.
         unsafe {
-            let signal: *const u8 = load(self.0, fact!(task_struct_signal));
-            let pending: u64 = load::<u64>(self.0, fact!(task_struct_pending))
-                | load::<u64>(signal, fact!(signal_struct_shared_pending));
-            let stopping: i32 = load(signal, fact!(signal_struct_group_stop_count));
+            let signal: *const u8 = load!(self.0, task_struct_signal);
+            let pending: u64 = load!(self.0, task_struct_pending: u64)
+                | load!(signal, signal_struct_shared_pending: u64);
+            let stopping: i32 = load!(signal, signal_struct_group_stop_count);
             pending & STOP_SIGNALS != 0 || stopping > 0
         }
     }

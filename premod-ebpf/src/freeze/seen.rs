@@ -46,7 +46,7 @@ fn write_seen_again(ctx: FEntryContext) -> i32 {
 #[inline(always)]
 fn written(iocb: *const u8) {
     // SAFETY: the offset is that of ki_filp in struct kiocb.
-    let file = File(unsafe { load(iocb, fact!(kiocb_ki_filp)) });
+    let file = File(unsafe { load!(iocb, kiocb_ki_filp) });
     touched(file.inode().0, Op::Write);
 }
 
@@ -71,7 +71,7 @@ fn dirtied(mapping: *const u8) {
         return;
     }
     // SAFETY: the offset is that of host in struct address_space.
-    let inode: *const u8 = unsafe { load(mapping, fact!(address_space_host)) };
+    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
     touched(inode, Op::Unknown);
 }
 

@@ -27,7 +27,7 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     let info: u64 = ctx.arg(1);
     let task: *const u8 = ctx.arg(2);
     // SAFETY: the offset is that of tgid in struct task_struct.
-    let process: u32 = unsafe { load(task, fact!(task_struct_tgid)) };
+    let process: u32 = unsafe { load!(task, task_struct_tgid) };
     let sender = current_process();
     let ours = sender == settings().own_pid
         || (signal == SIGSTOP && info == BY_KERNEL && sender == process);

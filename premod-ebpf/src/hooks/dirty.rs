@@ -30,7 +30,7 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: the offset is that of host in struct address_space.
-    let inode: *const u8 = unsafe { load(mapping, fact!(address_space_host)) };
+    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
     if inode.is_null() {
         return 0;
     }

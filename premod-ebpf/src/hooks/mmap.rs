@@ -27,10 +27,10 @@ fn dax_iomap_fault(ctx: FEntryContext) -> i32 {
     let fault: *const u8 = ctx.arg(0);
     // SAFETY: the offsets are those of flags and vma in struct vm_fault, and of vm_flags in the vma.
     let (write, shared) = unsafe {
-        let area: *const u8 = load(fault, fact!(vm_fault_vma));
+        let area: *const u8 = load!(fault, vm_fault_vma);
         (
-            load::<u32>(fault, fact!(vm_fault_flags)) & fact!(fault_flag_write) != 0,
-            load::<u64>(area, fact!(vm_area_struct_vm_flags)) & VM_SHARED != 0,
+            load!(fault, vm_fault_flags: u32) & fact!(fault_flag_write) != 0,
+            load!(area, vm_area_struct_vm_flags: u64) & VM_SHARED != 0,
         )
     };
     if write && shared {
@@ -47,10 +47,10 @@ const VM_SHARED: u64 = 0x8;
 fn stored(fault: *const u8) {
     // SAFETY: the offsets are those of vma and pgoff in struct vm_fault, and of vm_file in the vma.
     let (file, page) = unsafe {
-        let area: *const u8 = load(fault, fact!(vm_fault_vma));
+        let area: *const u8 = load!(fault, vm_fault_vma);
         (
-            File(load(area, fact!(vm_area_struct_vm_file))),
-            load::<u64>(fault, fact!(vm_fault_pgoff)),
+            File(load!(area, vm_area_struct_vm_file)),
+            load!(fault, vm_fault_pgoff: u64),
         )
     };
     let range = Some((page << fact!(page_shift), 1 << fact!(page_shift)));

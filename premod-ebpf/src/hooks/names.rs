@@ -20,8 +20,8 @@ fn vfs_rename(ctx: FExitContext) -> i32 {
     let renamed: *const u8 = ctx.arg(0);
     // SAFETY: the offsets are those of the two dentries in struct renamedata.
     unsafe {
-        forget(load(renamed, fact!(renamedata_old_dentry)));
-        forget(load(renamed, fact!(renamedata_new_dentry)));
+        forget(load!(renamed, renamedata_old_dentry));
+        forget(load!(renamed, renamedata_new_dentry));
     }
     0
 }
@@ -47,11 +47,11 @@ unsafe fn forget(dentry: *const u8) {
     // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode; entries
     // come from the map.
     unsafe {
-        let inode: *const u8 = load(dentry, fact!(dentry_d_inode));
+        let inode: *const u8 = load!(dentry, dentry_d_inode);
         if inode.is_null() {
             return;
         }
-        if load::<u16>(inode, fact!(inode_i_mode)) & S_IFMT == S_IFDIR {
+        if load!(inode, inode_i_mode: u16) & S_IFMT == S_IFDIR {
             forget_verdicts();
         } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {
             forget_verdict(entry, Inode(inode));

@@ -42,7 +42,7 @@ fn folio_is_stable(ctx: FExitContext) -> i32 {
 #[inline(always)]
 fn locked(folio: *const u8) {
     // SAFETY: the offset is that of mapping in struct folio.
-    changing(unsafe { load(folio, fact!(folio_mapping)) }, Op::Unknown);
+    changing(unsafe { load!(folio, folio_mapping) }, Op::Unknown);
 }
 
 /// `filemap_add_folio(struct address_space *mapping, struct folio *folio, pgoff_t index, gfp_t gfp)`, 6.1 to
@@ -76,7 +76,7 @@ fn changing(mapping: *const u8, op: Op) {
     }
     // Dirty, so that there is nothing to announce: the usual case.
     // SAFETY: the offset is that of xa_flags in struct address_space.
-    let flags: u32 = unsafe { load(mapping, fact!(address_space_xa_flags)) };
+    let flags: u32 = unsafe { load!(mapping, address_space_xa_flags) };
     if flags & fact!(mapping_dirty_mark) == 0 {
         changing_clean(mapping, op as u64);
     }
@@ -86,7 +86,7 @@ fn changing(mapping: *const u8, op: Op) {
 #[inline(never)]
 fn changing_clean(mapping: *const u8, op: u64) -> i32 {
     // SAFETY: the offset is that of host in struct address_space.
-    let inode: *const u8 = unsafe { load(mapping, fact!(address_space_host)) };
+    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
     if inode.is_null() {
         return 0;
     }

@@ -57,17 +57,17 @@ fn notify_change(ctx: FEntryContext) -> i32 {
     let dentry: *const u8 = ctx.arg(1);
     let attributes: *const u8 = ctx.arg(2);
     // SAFETY: the offset is that of ia_valid in struct iattr.
-    let valid: u32 = unsafe { load(attributes, fact!(iattr_ia_valid)) };
+    let valid: u32 = unsafe { load!(attributes, iattr_ia_valid) };
     if valid & ATTR_SIZE == 0 || dentry.is_null() {
         return 0;
     }
     // SAFETY: the offset is that of d_inode in struct dentry.
-    let inode: *const u8 = unsafe { load(dentry, fact!(dentry_d_inode)) };
+    let inode: *const u8 = unsafe { load!(dentry, dentry_d_inode) };
     if inode.is_null() {
         return 0;
     }
     // SAFETY: the offset is that of ia_size in struct iattr.
-    let size: u64 = unsafe { load(attributes, fact!(iattr_ia_size)) };
+    let size: u64 = unsafe { load!(attributes, iattr_ia_size) };
     let place = Place {
         mount: 0,
         dentry: dentry as u64,
@@ -87,16 +87,16 @@ const ATTR_SIZE: u32 = 1 << 3;
 fn path_truncated(path: *const u8) {
     // SAFETY: the offsets are those of dentry and mnt in struct path, and of d_inode in struct dentry.
     unsafe {
-        let dentry: *const u8 = load(path, fact!(path_dentry));
+        let dentry: *const u8 = load!(path, path_dentry);
         if dentry.is_null() {
             return;
         }
-        let inode: *const u8 = load(dentry, fact!(dentry_d_inode));
+        let inode: *const u8 = load!(dentry, dentry_d_inode);
         if inode.is_null() {
             return;
         }
         let place = Place {
-            mount: load(path, fact!(path_mnt)),
+            mount: load!(path, path_mnt),
             dentry: dentry as u64,
         };
         touch(Inode(inode), place, UNKNOWN_SIZE);

@@ -30,7 +30,7 @@ fn generic_write_checks(ctx: FEntryContext) -> i32 {
 #[inline(never)]
 fn checked_with_length(iocb: *const u8, from: *const u8) -> i32 {
     // SAFETY: the offset is that of count in struct iov_iter.
-    let length = unsafe { load(from, fact!(iov_iter_count)) };
+    let length = unsafe { load!(from, iov_iter_count) };
     checked(iocb, Some(length));
     0
 }
@@ -55,14 +55,14 @@ fn kiocb_invalidate_pages(ctx: FEntryContext) -> i32 {
 #[inline(always)]
 fn file_of(iocb: *const u8) -> File {
     // SAFETY: the offset is that of ki_filp in struct kiocb.
-    File(unsafe { load(iocb, fact!(kiocb_ki_filp)) })
+    File(unsafe { load!(iocb, kiocb_ki_filp) })
 }
 
 #[inline(always)]
 fn checked(iocb: *const u8, length: Option<u64>) {
     let file = file_of(iocb);
     // SAFETY: the offset is that of ki_pos in struct kiocb.
-    let position: u64 = unsafe { load(iocb, fact!(kiocb_ki_pos)) };
+    let position: u64 = unsafe { load!(iocb, kiocb_ki_pos) };
     let change = Change {
         op: Op::Write as u8,
         // An encoded write puts its blocks below the page cache.

@@ -26,6 +26,7 @@ use crate::{
         btf::Btf,
         environment::Environment,
         load,
+        relocate::with_facts,
     },
 };
 
@@ -173,9 +174,8 @@ impl Guards {
         let nonce = RandomState::new().hash_one(settings.own_pid);
         let settings = GuardSettings { nonce, ..settings };
         let mut ebpf = EbpfLoader::new()
-            .override_global("FACTS", facts, true)
             .override_global("GUARD", &settings, true)
-            .load(OBJECT)
+            .load(&with_facts(OBJECT, facts)?)
             .map_err(|error| load::explain_maps(&error, environment))?;
         for (map, name) in [("SWITCH", "switch"), ("TALLY", "tally"), ("HELD", "held")] {
             let Some(Map::Array(map) | Map::HashMap(map)) = ebpf.map(map) else {
@@ -226,7 +226,12 @@ impl Guards {
         let compat = btf
             .has_function("bpf_lsm_file_ioctl_compat")
             .then_some(compat);
-        for way in HOOKS.iter().copied().chain([setattr]).chain(compat) {
+        let ways: Vec<_> = (HOOKS.iter().copied())
+            .chain([setattr])
+            .chain(compat)
+            .collect();
+        attach::load_ahead(&mut self.ebpf, kernel_btf, &ways);
+        for way in ways {
             attach::attach(&mut self.ebpf, kernel_btf, way, environment)?;
         }
         self.pairs = PAIRS

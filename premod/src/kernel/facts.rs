@@ -109,7 +109,8 @@ macro_rules! offset {
 
 const OFFSETS: &[Offset] = &[
     offset!(file, "f_inode", file_f_inode, IDENTITY),
-    offset!(file, "f_path", file_f_path, PATHS),
+    offset!(file, "f_path.mnt", file_f_path_mnt, PATHS),
+    offset!(file, "f_path.dentry", file_f_path_dentry, PATHS),
     offset!(file, "f_flags", file_f_flags, STATE),
     offset!(path, "mnt", path_mnt, PATHS),
     offset!(path, "dentry", path_dentry, PATHS),

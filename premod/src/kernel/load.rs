@@ -3,7 +3,7 @@
 use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
 use premod_common::facts::{Facts, Settings};
 
-use super::environment::Environment;
+use super::{environment::Environment, relocate::with_facts};
 use crate::error::{Error, chain};
 
 /// The programs, as the build script compiled them.
@@ -32,12 +32,11 @@ pub struct Setup {
 /// If the kernel refuses to create maps.
 pub fn object(setup: &Setup, environment: &Environment) -> Result<Ebpf, Error> {
     EbpfLoader::new()
-        .override_global("FACTS", &setup.facts, true)
         .override_global("SETTINGS", &setup.settings, true)
         .override_global("AYA_LOG_LEVEL", &setup.log_level, false)
         .map_max_entries("EVENTS", setup.buffer_size)
         .map_max_entries("INODES", setup.inodes)
-        .load(OBJECT)
+        .load(&with_facts(OBJECT, &setup.facts)?)
         .map_err(|error| explain_maps(&error, environment))
 }
 

@@ -10,3 +10,4 @@ pub mod facts;
 pub mod load;
 #[cfg(test)]
 mod properties;
+pub(crate) mod relocate;

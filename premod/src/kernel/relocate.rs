@@ -1,0 +1,113 @@
+//! Writes the facts about the running kernel into the instructions of a BPF object, where they have marks
+//! ([`premod_common::facts::mark`]).
+
+use object::{File, Object, ObjectSection, SectionKind};
+use premod_common::facts::{Facts, mark};
+
+use crate::error::Error;
+
+/// Size of an instruction in bytes: operation, registers, offset (2), number (4).
+const INSTRUCTION: usize = 8;
+/// `BPF_LDX | BPF_MEM` with each of the four sizes.
+const LOADS: [u8; 4] = [0x61, 0x69, 0x71, 0x79];
+/// `BPF_ALU | BPF_MOV | BPF_K`: a number into the lower half of a register.
+const MOVE: u8 = 0xb4;
+
+/// The object with the facts in the places of their marks.
+///
+/// # Errors
+/// If an offset is too large for an instruction, or the object is not what the build has made.
+pub(crate) fn with_facts(object: &[u8], facts: &Facts) -> Result<Vec<u8>, Error> {
+    let file = File::parse(object)
+        .map_err(|error| Error::BadValue(format!("the BPF object cannot be read: {error}")))?;
+    let mut relocated = object.to_vec();
+    for section in file.sections() {
+        let (SectionKind::Text, Some((begin, size))) = (section.kind(), section.file_range())
+        else {
+            continue;
+        };
+        let (begin, size) = (begin as usize, size as usize);
+        let instructions = relocated
+            .get_mut(begin..begin + size)
+            .ok_or_else(|| Error::BadValue("the BPF object is cut off".to_owned()))?;
+        for instruction in instructions.chunks_exact_mut(INSTRUCTION) {
+            relocate(instruction, &facts.values())?;
+        }
+    }
+    Ok(relocated)
+}
+
+/// Writes a fact into an instruction that has a mark.
+fn relocate(instruction: &mut [u8], facts: &[u32]) -> Result<(), Error> {
+    let fact = |place: i32, first: i32| {
+        let index = usize::try_from(place.checked_sub(first)?).ok()?;
+        facts.get(index).copied()
+    };
+    let (operation, offset) = (instruction[0], [instruction[2], instruction[3]]);
+    if LOADS.contains(&operation) {
+        let place = i16::from_le_bytes(offset).into();
+        if let Some(offset) = fact(place, mark::OFFSET) {
+            let offset = i16::try_from(offset).map_err(|_| {
+                Error::BadValue(format!("the kernel has a structure of {offset} bytes"))
+            })?;
+            instruction[2..4].copy_from_slice(&offset.to_le_bytes());
+        }
+    } else if operation == MOVE {
+        let number = [4, 5, 6, 7].map(|byte| instruction[byte]);
+        if let Some(value) = fact(i32::from_le_bytes(number), mark::VALUE) {
+            instruction[4..].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relocated(mut instruction: [u8; 8], facts: &[u32]) -> Option<[u8; 8]> {
+        relocate(&mut instruction, facts).ok()?;
+        Some(instruction)
+    }
+
+    #[test]
+    fn marks_become_facts() {
+        let facts = [7, 40, 0x8001_0203];
+        // r1 = *(u64 *)(r2 + the second fact)
+        assert_eq!(
+            relocated([0x79, 0x21, 1, 0x70, 0, 0, 0, 0], &facts),
+            Some([0x79, 0x21, 40, 0, 0, 0, 0, 0])
+        );
+        // w3 = the third fact
+        assert_eq!(
+            relocated([0xb4, 3, 0, 0, 2, 0, 0xc7, 0x7a], &facts),
+            Some([0xb4, 3, 0, 0, 3, 2, 1, 0x80])
+        );
+    }
+
+    #[test]
+    fn what_has_no_mark_stays() {
+        let facts = [7, 40];
+        for instruction in [
+            // r1 = *(u64 *)(r2 + 8)
+            [0x79, 0x21, 8, 0, 0, 0, 0, 0],
+            // There is no third fact.
+            [0x79, 0x21, 2, 0x70, 0, 0, 0, 0],
+            [0xb4, 3, 0, 0, 2, 0, 0xc7, 0x7a],
+            // w3 = 7
+            [0xb4, 3, 0, 0, 7, 0, 0, 0],
+            // *(u64 *)(r1 + the first fact) = r2: nothing of the kernel's is written.
+            [0x7b, 0x21, 0, 0x70, 0, 0, 0, 0],
+        ] {
+            assert_eq!(relocated(instruction, &facts), Some(instruction));
+        }
+    }
+
+    #[test]
+    fn an_offset_that_no_instruction_takes_is_refused() {
+        assert_eq!(
+            relocated([0x79, 0x21, 0, 0x70, 0, 0, 0, 0], &[1 << 15]),
+            None
+        );
+    }
+}
