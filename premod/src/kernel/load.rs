@@ -92,3 +92,24 @@ pub(crate) fn refused(environment: &Environment, answer: &str) -> Error {
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mark_in_the_programs_becomes_a_fact() {
+        let object = with_facts(OBJECT, &Facts::default()).unwrap();
+        assert_ne!(object, OBJECT, "the programs have no marks");
+        let others = Facts {
+            inode_i_sb: 40,
+            mapping_dirty_mark: 1,
+            ..Facts::default()
+        };
+        assert_ne!(with_facts(OBJECT, &others).unwrap(), object);
+        assert!(
+            with_facts(&object, &others).unwrap() == object,
+            "a mark was left"
+        );
+    }
+}
