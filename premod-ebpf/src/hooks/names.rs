@@ -4,7 +4,7 @@ use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use crate::{
     kernel::{Inode, load},
-    maps::{INODES, fact},
+    maps::INODES,
     scope::{forget_verdict, forget_verdicts},
 };
 

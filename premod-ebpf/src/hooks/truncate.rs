@@ -9,7 +9,6 @@ use premod_common::event::{Op, TO_THE_END};
 use crate::{
     emit::Change,
     kernel::{File, Inode, Place, load},
-    maps::fact,
     touch::touch,
 };
 

@@ -6,7 +6,6 @@ use premod_common::event::Op;
 use crate::{
     emit::Change,
     kernel::{File, load},
-    maps::fact,
     touch::{is_quiet, touch_noisy},
 };
 
