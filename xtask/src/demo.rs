@@ -23,8 +23,8 @@ pub(crate) struct Options {
     filesystem: Filesystem,
 }
 
-/// Where the programs that are traced stand in the guest.
-const SCRIPT: &str = "/root/demo.sh";
+/// The programs that are traced, where the guest's command starts.
+const SCRIPT: &str = "demo.sh";
 
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
@@ -33,7 +33,7 @@ impl Options {
         parts.push(setup::Part::Kernel(self.kernel.clone()));
         setup::ensure(&parts)?;
         let mut programs = vm::programs(true, &[("vm", "/usr/bin/premod-vm-test")])?;
-        programs.push((paths::root().join("xtask/src/demo.sh"), SCRIPT.to_owned()));
+        programs.push((paths::root().join("xtask/src/demo.sh"), vm::at_home(SCRIPT)));
         let vm = Vm {
             filesystems: vec![self.filesystem],
             programs,

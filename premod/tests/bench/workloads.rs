@@ -11,8 +11,8 @@ use crate::{
     operations::{Operation, Sample},
 };
 
-/// The sources that are unpacked; the host puts them there.
-const SOURCES: &str = "/root/sources.tar";
+/// The sources that are unpacked; the host puts them where we start.
+const SOURCES: &str = "sources.tar";
 
 const fn program(name: &'static str, prepare: fn(&Path) -> Box<dyn Sample>) -> Operation {
     Operation {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use premod_guest::Frame;
+use premod_guest::{Frame, HOME};
 use rustix::{
     process::{Signal, WaitOptions, WaitStatus, wait},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -36,7 +36,7 @@ pub(crate) fn run(port: &'static Port) -> Result<u8> {
     command
         .arg("-c")
         .arg(crate::instruction("command")?)
-        .current_dir("/root")
+        .current_dir(HOME)
         .env_clear();
     for variable in crate::instruction("environment")?.split_terminator('\0') {
         if let Some((name, value)) = variable.split_once('=') {

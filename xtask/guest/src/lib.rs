@@ -12,6 +12,9 @@ pub const PORT: &str = "premod.vm";
 /// Where the host's instructions lie in the guest's initramfs.
 pub const INSTRUCTIONS: &str = "/.premod-vm";
 
+/// Root's home in the guest, where the command starts.
+pub const HOME: &str = "/root";
+
 /// What the guest logs once everything before it has been logged: the host reads the kernel's
 /// console up to this line before it believes that the kernel had nothing to complain about.
 pub const END_OF_LOG: &str = "premod-guest: end of log";

@@ -177,7 +177,7 @@ impl Options {
 fn programs(quick: bool) -> Result<Vec<(PathBuf, String)>> {
     let mut programs = vm::programs(true, &[("bench", "/usr/bin/premod-bench")])?;
     if !quick {
-        programs.push((sources()?, "/root/sources.tar".to_owned()));
+        programs.push((sources()?, vm::at_home("sources.tar")));
     }
     Ok(programs)
 }

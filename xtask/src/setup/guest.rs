@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use premod_guest::HOME;
 
 use super::apt::{self, PrivateApt};
 use crate::{exec, paths, vm::archive::Archive};
@@ -164,7 +165,7 @@ fn write_archive(root: &Path) -> Result<u64> {
     archive.file(
         "etc/passwd",
         0o644,
-        b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n",
+        format!("root:x:0:0::{HOME}:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n").as_bytes(),
     )?;
     archive.file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
     archive.file("etc/hosts", 0o644, b"127.0.0.1 localhost premod\n")?;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use premod_guest::HOME;
 
 use super::{archive::Archive, modules::Modules};
 use crate::setup::guest;
@@ -34,7 +35,7 @@ impl FromStr for Copied {
                 let name = Path::new(text)
                     .file_name()
                     .ok_or(format!("{text} has no name"))?;
-                (text, format!("/root/{}", name.to_string_lossy()))
+                (text, at_home(&name.to_string_lossy()))
             }
         };
         Ok(Self {
@@ -42,6 +43,11 @@ impl FromStr for Copied {
             guest,
         })
     }
+}
+
+/// A file's path in the guest, if it lies where COMMAND starts.
+pub(crate) fn at_home(name: &str) -> String {
+    format!("{HOME}/{name}")
 }
 
 /// What the guest is told to do.
@@ -145,7 +151,11 @@ mod tests {
             (copied.host.to_str().unwrap(), copied.guest.as_str()),
             ("target/x", "/usr/bin/y")
         );
-        assert_eq!("dir/x".parse::<Copied>().unwrap().guest, "/root/x");
+        assert_eq!("dir/x".parse::<Copied>().unwrap().guest, at_home("x"));
+        assert_eq!(
+            (HOME, at_home("x").strip_prefix(HOME)),
+            ("/root", Some("/x"))
+        );
         assert!("x:relative".parse::<Copied>().is_err());
         assert!("/".parse::<Copied>().is_err());
     }

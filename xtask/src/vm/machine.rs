@@ -200,7 +200,7 @@ impl Vm {
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let standard = [
             ("PATH", path),
-            ("HOME", "/root"),
+            ("HOME", premod_guest::HOME),
             ("USER", "root"),
             ("TERM", &terminal),
         ];

@@ -21,11 +21,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-pub(crate) use self::machine::{Report, Vm};
 use self::{
     disk::Filesystem,
     initramfs::Copied,
     session::{Outcome, Sink},
+};
+pub(crate) use self::{
+    initramfs::at_home,
+    machine::{Report, Vm},
 };
 use crate::{build, setup, setup::kernels::Kernel};
 
