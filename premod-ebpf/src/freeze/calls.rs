@@ -7,7 +7,6 @@ use premod_common::{
 };
 
 use crate::{
-    facts::fact,
     flight::take_off,
     guard,
     keep_out::refuse,

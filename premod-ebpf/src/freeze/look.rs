@@ -4,7 +4,6 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::guard::Look;
 
 use crate::{
-    facts::fact,
     kernel::{File, current_process, load},
     maps::{LOOK, settings},
 };

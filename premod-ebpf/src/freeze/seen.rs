@@ -18,7 +18,6 @@ use premod_common::{
 };
 
 use crate::{
-    facts::fact,
     flight::{is_in_flight, take_off},
     guard,
     keep_out::refuse_store,

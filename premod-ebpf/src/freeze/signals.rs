@@ -3,7 +3,6 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
-    facts::fact,
     kernel::{current_process, load},
     maps::{HELD, settings},
 };
