@@ -57,14 +57,11 @@ pub(crate) unsafe fn load_member<const FACT: usize, T: Copy>(base: *const u8) ->
             value
         }};
     }
-    let value = const { size_of::<T>() };
-    let value = match value {
+    const { assert!(matches!(size_of::<T>(), 2 | 4 | 8)) };
+    let value = match size_of::<T>() {
         8 => instruction!("u64"),
         4 => instruction!("u32"),
-        _ => {
-            const { assert!(size_of::<T>() == 8 || size_of::<T>() == 4 || size_of::<T>() == 2) };
-            instruction!("u16")
-        }
+        _ => instruction!("u16"),
     };
     // SAFETY: BPF runs on little-endian machines here: a smaller value is in the lower bytes, which come first.
     unsafe { core::mem::transmute_copy(&value) }

@@ -84,11 +84,6 @@ fn slot(inode: Inode) -> *mut Slot {
     unsafe { QUIET.0.get().cast::<Slot>().add(index) }
 }
 
-#[inline(always)]
-pub(crate) fn current_epoch() -> u64 {
-    SCOPE_EPOCH.get()
-}
-
 /// Whether the inode is quiet. `mount` is that of its place; it is asked for if it matters.
 #[inline(always)]
 pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
@@ -113,7 +108,7 @@ pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
         // Without a mount, the verdict found through any mount is the best there is. The address is read again
         // after the rest, which then belongs to it.
         if (mount == 0 || mount == found)
-            && epoch == current_epoch()
+            && epoch == SCOPE_EPOCH.get()
             && read_volatile(&raw const (*slot).inode) == inode.address()
         {
             Quiet::Outside
@@ -142,7 +137,7 @@ pub(crate) unsafe fn learn(
         if before == BUSY || !compare_and_swap(&raw mut (*slot).inode, before, BUSY) {
             return;
         }
-        write_volatile(&raw mut (*slot).epoch, current_epoch());
+        write_volatile(&raw mut (*slot).epoch, SCOPE_EPOCH.get());
         write_volatile(&raw mut (*slot).mount, place.mount);
         let announced = if announced { ANNOUNCED } else { 0 };
         // A full barrier: what follows is read after this was seen by everybody.

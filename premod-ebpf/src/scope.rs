@@ -14,7 +14,7 @@ use crate::{
     atomic::{compare_and_swap, exchange},
     kernel::{Inode, Place, read},
     maps::{SCOPE, SCOPE_EPOCH, fact, setting},
-    quiet::{self, current_epoch},
+    quiet,
     scratch::{Scratch, Walk, release, take, walk_up},
 };
 
@@ -31,7 +31,7 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
     if setting!(scoped) == 0 {
         return true;
     }
-    let epoch = current_epoch();
+    let epoch = SCOPE_EPOCH.get();
     let mut kept = Verdict::OPEN;
     if !entry.is_null() {
         // SAFETY: the caller vouches for `entry`; the fields are aligned u64.

@@ -200,8 +200,9 @@ fn named(pid: Option<Pid>) -> String {
     )
 }
 
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// An error and its causes, each once: some sentences have their cause in them.
+#[must_use]
+pub fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -212,5 +213,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text.replace('\n', " ")
+    text
+}
+
+/// The same in one line, for what the kernel and the loader say.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    sentence(error).replace('\n', " ")
 }

@@ -54,5 +54,5 @@ pub mod output;
 mod scope;
 mod tracer;
 
-pub use error::Error;
+pub use error::{Error, sentence};
 pub use tracer::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, Summary, Tracer, TracerBuilder};

@@ -7,6 +7,7 @@ use premod::{
     cli::{Cli, Command},
     commands, exit_code,
     output::printable,
+    sentence,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -33,23 +34,11 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             // It may quote names that anybody chose.
-            let sentence = printable(sentence(&error).as_bytes());
+            let sentence = printable(sentence(error.as_ref()).as_bytes());
             premod::say!("premod: {sentence}");
             ExitCode::from(exit_code::of(&error) as u8)
         }
     }
-}
-
-/// An error and its causes, each once: some sentences have their cause in them.
-fn sentence(error: &anyhow::Error) -> String {
-    let mut sentence = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !sentence.contains(&cause) {
-            sentence.push_str(": ");
-            sentence.push_str(&cause);
-        }
-    }
-    sentence
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -45,13 +45,20 @@ impl Running {
         memory == 0
     }
 
+    /// `struct pt_regs`: the task's user mode, as it was left.
+    #[inline(always)]
+    fn registers(self) -> *const u8 {
+        // SAFETY: the helper takes a task.
+        unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8 }
+    }
+
     /// The system call that the task is in the middle of. None for the kernel's threads, for workers of
     /// `io_uring`, and for work that a task does for `io_uring` on its way back to user mode.
     #[inline(always)]
     fn call(self) -> Option<u64> {
-        // SAFETY: the helper takes a task; the offsets are those of ax and orig_ax in struct pt_regs.
+        let registers = self.registers();
+        // SAFETY: the offsets are those of ax and orig_ax in struct pt_regs.
         unsafe {
-            let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
             let result: i64 = load!(registers, pt_regs_ax);
             (result == -ENOSYS).then(|| load!(registers, pt_regs_orig_ax))
         }
@@ -62,10 +69,7 @@ impl Running {
     #[inline(always)]
     pub(crate) fn is_in_fault_of_user(self) -> bool {
         // SAFETY: as in `call`.
-        let call: i64 = unsafe {
-            let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
-            load!(registers, pt_regs_orig_ax)
-        };
+        let call: i64 = unsafe { load!(self.registers(), pt_regs_orig_ax) };
         call == NO_CALL && !self.is_kernel_thread()
     }
 
@@ -88,10 +92,7 @@ impl Running {
             return false;
         }
         // SAFETY: as in `call`; the second argument of a call of 64 bits is in si.
-        let command: u64 = unsafe {
-            let registers = bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8;
-            load!(registers, pt_regs_si)
-        };
+        let command: u64 = unsafe { load!(self.registers(), pt_regs_si) };
         command as u32 == FIDEDUPERANGE
     }
 

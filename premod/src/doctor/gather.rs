@@ -132,13 +132,14 @@ fn attach_all(
         log_level: 0,
     };
     let mut ebpf = load::object(&setup, environment)?;
-    let ways: Vec<_> = HOOKS
+    let chosen: Vec<_> = HOOKS
         .iter()
-        .filter_map(|hook| hook.choose(btf, environment))
+        .map(|hook| hook.choose(btf, environment))
         .collect();
+    let ways: Vec<_> = chosen.iter().copied().flatten().collect();
     attach::load_ahead(&mut ebpf, &kernel_btf, &ways);
-    for hook in HOOKS {
-        let state = match hook.choose(btf, environment) {
+    for (hook, way) in HOOKS.iter().zip(chosen) {
+        let state = match way {
             Some(way) => attach::attach(&mut ebpf, &kernel_btf, way, environment)
                 .map(|()| way)
                 .map_err(|error| error.to_string()),

@@ -20,6 +20,7 @@ const MOVE: u8 = 0xb4;
 pub(crate) fn with_facts(object: &[u8], facts: &Facts) -> Result<Vec<u8>, Error> {
     let file = File::parse(object)
         .map_err(|error| Error::BadValue(format!("the BPF object cannot be read: {error}")))?;
+    let facts = facts.values();
     let mut relocated = object.to_vec();
     for section in file.sections() {
         let (SectionKind::Text, Some((begin, size))) = (section.kind(), section.file_range())
@@ -31,7 +32,7 @@ pub(crate) fn with_facts(object: &[u8], facts: &Facts) -> Result<Vec<u8>, Error>
             .get_mut(begin..begin + size)
             .ok_or_else(|| Error::BadValue("the BPF object is cut off".to_owned()))?;
         for instruction in instructions.chunks_exact_mut(INSTRUCTION) {
-            relocate(instruction, &facts.values())?;
+            relocate(instruction, &facts)?;
         }
     }
     Ok(relocated)

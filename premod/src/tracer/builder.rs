@@ -180,24 +180,23 @@ impl TracerBuilder {
 
         let mut attached = Vec::new();
         let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
-        let ways: Vec<_> = (HOOKS.iter().filter(needed))
-            .filter_map(|hook| hook.choose(&btf, &environment))
-            .collect();
-        attach::load_ahead(&mut ebpf, &kernel_btf, &ways);
-        tracing::debug!("loaded the programs");
         for hook in HOOKS.iter().filter(needed) {
-            let Some(way) = hook.choose(&btf, &environment) else {
-                if hook.essential {
+            match hook.choose(&btf, &environment) {
+                Some(way) => attached.push(way),
+                None if hook.essential => {
                     return Err(Error::KernelLacks {
                         release: release(),
                         what: format!("the hook {}", hook.ways[0].target),
                         cost: hook.cost.to_owned(),
                     });
                 }
-                continue;
-            };
+                None => {}
+            }
+        }
+        attach::load_ahead(&mut ebpf, &kernel_btf, &attached);
+        tracing::debug!("loaded the programs");
+        for &way in &attached {
             attach::attach(&mut ebpf, &kernel_btf, way, &environment)?;
-            attached.push(way);
         }
         let losses = Losses::new(counters, skippable(&ebpf, &attached)?);
         // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.

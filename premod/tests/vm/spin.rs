@@ -13,6 +13,11 @@ use aya::{
     programs::{Program, fentry::FEntryLinkId, fexit::FExitLinkId, tp_btf::BtfTracePointLinkId},
 };
 
+use rustix::{
+    process::Pid,
+    thread::{CpuSet, sched_setaffinity},
+};
+
 #[path = "../../../premod-ebpf/src/spin/shared.rs"]
 mod shared;
 
@@ -213,8 +218,10 @@ impl Open {
         go.send(()).expect("the victim waits for it");
         self.wait_for_victim(|| thread.is_finished());
         Held {
-            spinner: self.spinner(),
-            order,
+            seized: Seized {
+                spinner: self.spinner(),
+                order,
+            },
             thread: Some(thread),
             tid,
         }
@@ -270,56 +277,7 @@ impl Drop for Open {
     }
 }
 
-/// A thread that is held in a gap.
-pub(crate) struct Held<'a, T> {
-    spinner: &'a mut Spinner,
-    order: Order,
-    thread: Option<thread::JoinHandle<T>>,
-    pub(crate) tid: u32,
-}
-
-impl<T> Held<'_, T> {
-    /// Lets the victim go and waits for its end. Panics if it had gone by itself, for then nothing was
-    /// tested.
-    pub(crate) fn release(mut self) -> (T, Report) {
-        let left = self.spinner.report().left;
-        assert_eq!(left, 0, "the victim went on before it was released");
-        let (result, report) = self.wait();
-        assert!(
-            report.left - report.entered < self.order.limit,
-            "{report:?}"
-        );
-        (result, report)
-    }
-
-    /// Whether the victim has gone on by itself.
-    pub(crate) fn has_left(&self) -> bool {
-        self.spinner.report().left != 0
-    }
-
-    /// Waits for the victim's end, whether it was released or went on by itself.
-    pub(crate) fn wait(&mut self) -> (T, Report) {
-        self.let_go();
-        let thread = self.thread.take().expect("waited for once");
-        let result = thread.join().expect("the victim");
-        (result, self.spinner.report())
-    }
-
-    fn let_go(&mut self) {
-        self.order.released = 1;
-        self.spinner.order.set(0, self.order, 0).expect("a map");
-    }
-}
-
-impl<T> Drop for Held<'_, T> {
-    fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.let_go();
-        }
-    }
-}
-
-/// A process that is held in a gap.
+/// A process that is held in a gap. It is let go when this is dropped.
 pub(crate) struct Seized<'a> {
     spinner: &'a mut Spinner,
     order: Order,
@@ -328,33 +286,83 @@ pub(crate) struct Seized<'a> {
 impl Seized<'_> {
     /// Lets it go. Panics if it had gone by itself, for then nothing was tested.
     pub(crate) fn release(self) {
-        let left = self.spinner.report().left;
-        assert_eq!(left, 0, "the victim went on before it was released");
+        self.expect_held();
     }
-}
 
-impl Drop for Seized<'_> {
-    fn drop(&mut self) {
+    fn expect_held(&self) {
+        assert!(
+            !self.has_left(),
+            "the victim went on before it was released"
+        );
+    }
+
+    fn has_left(&self) -> bool {
+        self.spinner.report().left != 0
+    }
+
+    fn let_go(&mut self) {
         self.order.released = 1;
         self.spinner.order.set(0, self.order, 0).expect("a map");
     }
 }
 
+impl Drop for Seized<'_> {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// A thread of our own that is held in a gap.
+pub(crate) struct Held<'a, T> {
+    seized: Seized<'a>,
+    thread: Option<thread::JoinHandle<T>>,
+    pub(crate) tid: u32,
+}
+
+impl<T> Held<'_, T> {
+    /// Lets the victim go and waits for its end. Panics if it had gone by itself, for then nothing was
+    /// tested.
+    pub(crate) fn release(mut self) -> (T, Report) {
+        self.seized.expect_held();
+        let (result, report) = self.wait();
+        assert!(
+            report.left - report.entered < self.seized.order.limit,
+            "{report:?}"
+        );
+        (result, report)
+    }
+
+    /// Whether the victim has gone on by itself.
+    pub(crate) fn has_left(&self) -> bool {
+        self.seized.has_left()
+    }
+
+    /// Waits for the victim's end, whether it was released or went on by itself.
+    pub(crate) fn wait(&mut self) -> (T, Report) {
+        self.seized.let_go();
+        let thread = self.thread.take().expect("waited for once");
+        let result = thread.join().expect("the victim");
+        (result, self.seized.spinner.report())
+    }
+}
+
 /// Binds a process of one thread to a CPU.
 pub(crate) fn run_process_on(pid: u32, cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    let pid = rustix::process::Pid::from_raw(pid as i32);
-    rustix::thread::sched_setaffinity(pid, &set).expect("a CPU");
+    bind(Pid::from_raw(pid as i32), &[cpu]);
 }
 
 /// Binds the calling thread to these CPUs.
 pub(crate) fn run_on(cpus: &[usize]) {
-    let mut set = rustix::thread::CpuSet::new();
+    bind(None, cpus);
+}
+
+/// Binds a thread, or the calling one, to these CPUs.
+fn bind(thread: Option<Pid>, cpus: &[usize]) {
+    let mut set = CpuSet::new();
     for &cpu in cpus {
         set.set(cpu);
     }
-    rustix::thread::sched_setaffinity(None, &set).expect("a CPU");
+    sched_setaffinity(thread, &set).expect("a CPU");
 }
 
 /// Gives the calling thread precedence over all ordinary ones.
