@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -113,7 +113,7 @@ impl Trace {
             file.write_all(b"done")
                 .expect("the sentinel can be written");
             while let Ok(value) = self.lines.recv_timeout(Duration::from_secs(5)) {
-                if value["type"] == "first_dirty" && path_of(&value) == sentinel {
+                if value["type"] == "first_dirty" && is_about(&value, &file, &sentinel) {
                     self.sentinels_retried += u64::from(value["retried"] == true);
                     return events;
                 }
@@ -223,6 +223,13 @@ pub(crate) fn path_of(event: &Value) -> PathBuf {
         None => event["path"].as_str().expect("a path").as_bytes().to_vec(),
     };
     PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
+}
+
+/// Whether an event is about an open file, however its hook knew the path: one that comes from a page does
+/// not know the mount.
+fn is_about(event: &Value, file: &File, path: &Path) -> bool {
+    let number = file.metadata().expect("fstat").ino();
+    event["inode"] == number && path_of(event).file_name() == path.file_name()
 }
 
 /// The paths of events, in their order.
