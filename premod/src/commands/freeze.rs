@@ -20,7 +20,7 @@ use crate::{
         control::{Incoming, Reply, Request, Server},
         registry::{Claim, Registry},
     },
-    kernel::caps,
+    kernel::{caps, detach},
     output::{OutputError, freeze::Stream, sets},
 };
 
@@ -104,8 +104,10 @@ pub async fn run(settings: Settings) -> Result<u8> {
         closed = freezer.close() => closed.map(|_| true),
         _ = signals.next() => Ok(false),
     };
-    if !closed? {
-        freezer.thaw()?;
+    if !matches!(closed, Ok(true)) {
+        let thawed = detach::behind(|| freezer.thaw());
+        closed?;
+        thawed?;
         say!("premod: interrupted before the files were frozen; everybody goes on");
         return Ok(ExitCode::NotFrozenInTime as u8);
     }
@@ -120,7 +122,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let command = match child::start(&settings.command, own_stdout_is_data) {
         Ok(command) => command,
         Err(error) => {
-            session.freezer.thaw()?;
+            detach::behind(|| session.freezer.thaw())?;
             return Err(error);
         }
     };
@@ -172,7 +174,7 @@ impl Session {
             self.violated(&because(Why::ThawedEarly))?;
         }
         let last = self.account.report(&self.freezer);
-        let thawed = self.freezer.thaw()?;
+        let thawed = detach::behind(|| self.freezer.thaw())?;
         let report = self.account.conclude(last, &thawed.tally);
         say!("premod: {}", sets::thawed(&report, &thawed.released));
         let written = self.stream.report(&report);

@@ -15,7 +15,7 @@ use crate::{
     Summary, Tracer,
     events::Record,
     exit_code::Failed,
-    kernel::caps,
+    kernel::{caps, detach},
     output::{Filter, Form, Output, OutputError, printable},
 };
 
@@ -102,6 +102,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
     };
     let written = session.finish(&end).await;
     conclude(&session.tracer.summary(), began.elapsed());
+    detach::behind(|| drop(session));
 
     let status = match (end, command) {
         (End::Command(status), _) => status,
@@ -175,7 +176,7 @@ impl Session {
         }
     }
 
-    /// Detaches, shows what is left, and ends the output.
+    /// Stops, shows what is left, and ends the output.
     async fn finish(&mut self, end: &End) -> Result<(), OutputError> {
         self.tracer.stop();
         if let Some(logger) = &mut self.logger {

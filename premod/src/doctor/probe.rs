@@ -13,6 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use crate::{
     Error, Tracer,
     events::{FirstDirty, MonotonicNs, Op, Record},
+    kernel::detach,
 };
 
 /// Longest wait for an event.
@@ -77,6 +78,7 @@ async fn probe(path: &Path) -> Result<Vec<Probed>, Error> {
         });
         file.sync_all().map_err(failed)?;
     }
+    detach::behind(|| drop(tracer));
     Ok(probed)
 }
 

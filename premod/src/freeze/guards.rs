@@ -11,6 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
+    programs::Program,
 };
 use premod_common::{
     facts::Facts,
@@ -285,9 +286,9 @@ impl Guards {
 
     /// Takes the program off that looks at the end of every system call.
     pub(crate) fn stop_watching_calls(&mut self) {
-        if let Some(program) = self.ebpf.program_mut("sys_exit") {
+        if let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut("sys_exit") {
             // It has done its work; if it stays, it costs a little and harms nobody.
-            let _ = crate::tracer::unload(program);
+            let _ = program.unload();
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod attach;
 pub mod btf;
 pub mod caps;
+pub(crate) mod detach;
 pub mod enrol;
 pub mod environment;
 pub mod facts;

@@ -12,7 +12,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{LOOK_INTERVAL, Summary, Tracer};
+use super::{LOOK_INTERVAL, Summary, Tracer, batches_in};
 use crate::{
     error::Error,
     events::{Decoder, Duplicates, Losses, Skippable},
@@ -218,6 +218,7 @@ impl TracerBuilder {
             decoder: Decoder::new(),
             pending: VecDeque::new(),
             more_in_ring: true,
+            batches_in_ring: batches_in(setup.buffer_size),
             seq: 0,
             summary: Summary::default(),
             stopped: false,

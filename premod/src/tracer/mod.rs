@@ -12,7 +12,6 @@ use std::{
 use aya::{
     Ebpf,
     maps::{MapData, RingBuf},
-    programs::Program,
 };
 use futures_core::Stream;
 use premod_common::{counters::Counters, event::FirstDirtyRecord};
@@ -35,6 +34,11 @@ const LOOKS_PER_SKIP_CHECK: u32 = 5;
 /// How many records are decoded before the reader gets its turn.
 const BATCH: usize = 1024;
 
+/// How many batches a ring buffer of this many bytes holds at most.
+fn batches_in(ring: u32) -> usize {
+    (ring as usize / FirstDirtyRecord::SIZE).div_ceil(BATCH)
+}
+
 /// What happened in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -52,7 +56,7 @@ pub struct Summary {
 
 /// A running trace: a stream of [`Record`]s.
 ///
-/// Dropping it detaches everything.
+/// Dropping it detaches everything, which takes the kernel a tenth of a second for each program.
 pub struct Tracer {
     ebpf: Ebpf,
     enroller: Enroller,
@@ -68,6 +72,8 @@ pub struct Tracer {
     pending: VecDeque<Record>,
     /// The ring buffer may hold more than the last batch.
     more_in_ring: bool,
+    /// How many batches the ring buffer holds at most.
+    batches_in_ring: usize,
     seq: u64,
     summary: Summary,
     stopped: bool,
@@ -96,23 +102,33 @@ impl Tracer {
         !self.pending.is_empty() || self.more_in_ring
     }
 
-    /// Detaches everything. What is in the ring buffer is still yielded, then the stream ends.
+    /// Ends the trace. What has been announced up to now is still yielded, then the stream ends.
     pub fn stop(&mut self) {
         if self.stopped {
             return;
         }
-        for (_, program) in self.ebpf.programs_mut() {
-            // A program that was never attached has nothing to unload.
-            let _ = unload(program);
-        }
         self.stopped = true;
-        while self.read_ring() == BATCH {}
+        // As many as the ring buffer holds: others may go on filling it.
+        for _ in 0..self.batches_in_ring {
+            if self.read_ring() < BATCH {
+                break;
+            }
+        }
         self.note_losses(true);
+        self.summary = self.counted();
     }
 
     /// What happened so far.
     #[must_use]
     pub fn summary(&self) -> Summary {
+        if self.stopped {
+            self.summary
+        } else {
+            self.counted()
+        }
+    }
+
+    fn counted(&self) -> Summary {
         let Counters {
             retried,
             late,
@@ -231,15 +247,5 @@ impl Stream for Tracer {
             drop(ready);
             self.more_in_ring = true;
         }
-    }
-}
-
-pub(crate) fn unload(program: &mut Program) -> Result<(), aya::programs::ProgramError> {
-    match program {
-        Program::Lsm(program) => program.unload(),
-        Program::FEntry(program) => program.unload(),
-        Program::FExit(program) => program.unload(),
-        Program::BtfTracePoint(program) => program.unload(),
-        _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::{clock, fill, watchers::wait_until_ready};
+use crate::{clock, detached::wait_until_detached, fill, watchers::wait_until_ready};
 
 /// How many files are dirtied as fast as possible.
 const RATE: usize = 10_000;
@@ -95,6 +95,7 @@ impl Trace {
         self.lines.read_to_string(&mut text).expect("UTF-8");
         drop(self.stderr.take());
         self.child.wait().expect("premod ends");
+        wait_until_detached();
         let summary = text.lines().last().expect("a summary");
         let summary: serde_json::Value = serde_json::from_str(summary).expect("JSON");
         summary["lost"].as_f64().expect("a number")

@@ -4,6 +4,8 @@
 //! Prints a JSON line for each operation and each watcher.
 
 mod clock;
+#[path = "../vm/detached.rs"]
+mod detached;
 mod fill;
 mod listener;
 mod load;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{clock, fill};
+use crate::{clock, detached::wait_until_detached, fill};
 
 /// Somebody who watches.
 pub(crate) struct Watcher {
@@ -171,6 +171,7 @@ impl Drop for Watching {
             thread::sleep(Duration::from_millis(20));
         }
         // The kernel takes programs and marks away in its own time.
+        wait_until_detached();
         thread::sleep(Duration::from_millis(500));
     }
 }

@@ -1,10 +1,19 @@
 //! doctor says what is so.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::Instant,
+};
 
+use aya::programs::loaded_programs;
 use serde_json::Value;
 
-use crate::{harness::Place, tests};
+use crate::{
+    detached::{is_detaching, wait_until_detached},
+    harness::Place,
+    tests,
+    trace::Trace,
+};
 
 tests! {
     Alone doctor_finds_every_fact_and_every_essential_hook,
@@ -12,6 +21,7 @@ tests! {
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
     Alone doctor_refuses_a_live_test_where_nothing_can_be_seen,
+    Alone premod_ends_at_once_and_its_programs_are_gone_soon,
 }
 
 fn doctor(arguments: &[&str]) -> Output {
@@ -134,4 +144,23 @@ fn the_library_yields_typed_events(place: &Place) {
         assert_eq!(tracer.next().await, None, "a stopped stream ends");
         assert_eq!(tracer.summary().events, 1);
     });
+}
+
+/// The kernel takes seconds to take the programs off. Whoever waits for premod, or for the end of its output, waits
+/// for none of them.
+fn premod_ends_at_once_and_its_programs_are_gone_soon(place: &Place) {
+    let programs = || loaded_programs().count();
+    wait_until_detached();
+    let before = programs();
+    let trace = Trace::start(&place.directory);
+    let hooked = programs() - before;
+    let began = Instant::now();
+    trace.end_cleanly();
+    let ended = began.elapsed();
+    assert!(is_detaching(), "premod itself took {ended:?}");
+    wait_until_detached();
+    let detached = began.elapsed();
+    assert_eq!(programs(), before, "all are gone");
+    eprintln!("{hooked} programs: premod ended in {ended:?}, they were gone in {detached:?}");
+    assert!(hooked > 0 && ended < detached / 2, "{ended:?} {detached:?}");
 }

@@ -6,6 +6,7 @@
 mod accounting;
 mod command;
 mod coverage;
+mod detached;
 mod diagnosis;
 mod first_dirty;
 mod freeze;

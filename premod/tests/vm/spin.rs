@@ -18,6 +18,8 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
 };
 
+use crate::detached::wait_until_detached;
+
 #[path = "../../../premod-ebpf/src/spin/shared.rs"]
 mod shared;
 
@@ -159,7 +161,11 @@ pub(crate) struct Open {
 }
 
 /// Opens a gap: from now on a thread can be held in it.
+///
+/// While it is, nothing is taken off any function (`synchronize_rcu_tasks` waits for the thread), and meanwhile no
+/// premod can hang anything up: an earlier premod's programs have to be gone before.
 pub(crate) fn open(gap: Gap) -> Open {
+    wait_until_detached();
     run_on(&[ACTORS_CPU]);
     let spare = SPARE
         .lock()
