@@ -212,7 +212,9 @@ impl Tracer {
         self.note_losses(self.looks.is_multiple_of(LOOKS_PER_SKIP_CHECK));
         if let Some((scope, Some(mounts))) = &mut self.scope
             && mounts.have_changed()
-            && let Err(error) = scope.mounts_changed(&mut self.enroller)
+            && let Err(error) = scope
+                .mounts_changed(&mut self.enroller)
+                .and_then(|()| self.enroller.rest())
         {
             tracing::warn!("filesystems mounted just now may not be traced: {error}");
         }
