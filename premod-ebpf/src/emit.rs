@@ -5,12 +5,12 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{
     bpf_get_current_comm,
     generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_smp_processor_id,
-        bpf_probe_read_kernel_str, bpf_ringbuf_output,
+        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_probe_read_kernel_str,
+        bpf_ringbuf_output,
     },
 };
 use aya_log_ebpf::debug;
-use premod_common::event::{FLAG_RANGE, FirstDirtyRecord, NAME_SPACE, NAMES_MAX};
+use premod_common::event::{FLAG_RANGE, FirstDirtyRecord, NAME_SPACE, NAMES_MAX, RecordKind};
 
 use crate::{
     kernel::{Inode, Place, current_task},
@@ -60,6 +60,7 @@ pub(crate) fn emit(announce: &Announce) -> bool {
     // `names.len()` after `record` bounds the size of the output.
     unsafe {
         let record = &raw mut (*scratch).record;
+        (*record).kind = RecordKind::FirstDirty as u32;
         (*record).mono_ns = now;
         flags |= write_names(scratch, inode, place);
         (*record).generation = generation;
@@ -76,6 +77,7 @@ pub(crate) fn emit(announce: &Announce) -> bool {
             (*record).offset = 0;
             (*record).length = 0;
         }
+        (*record).directory = 0;
         (*record).cgroup = bpf_get_current_cgroup_id();
         let task = current_task();
         (*record).pid = (task >> 32) as u32;
@@ -83,7 +85,6 @@ pub(crate) fn emit(announce: &Announce) -> bool {
         let uid_gid = bpf_get_current_uid_gid();
         (*record).uid = uid_gid as u32;
         (*record).gid = (uid_gid >> 32) as u32;
-        (*record).cpu = bpf_get_smp_processor_id();
         (*record).comm = bpf_get_current_comm().unwrap_or_default();
         (*record).filesystem = [0; 16];
         bpf_probe_read_kernel_str(
