@@ -216,6 +216,7 @@ impl TracerBuilder {
             losses,
             look,
             looks: 0,
+            seq_seen: 0,
             duplicates: Duplicates::default(),
             decoder: Decoder::new(),
             pending: VecDeque::new(),
