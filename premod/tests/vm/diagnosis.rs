@@ -16,8 +16,8 @@ use crate::{
 };
 
 tests! {
-    Alone doctor_finds_every_fact_and_every_essential_hook,
-    Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm,
+    Alone doctor_finds_every_fact_and_every_essential_hook on Every,
+    Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm on Every,
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
     Alone doctor_refuses_a_live_test_where_nothing_can_be_seen,

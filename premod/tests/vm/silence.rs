@@ -14,6 +14,7 @@ use crate::{
 };
 
 tests! {
+    on Every;
     Shared what_does_not_modify_data_makes_no_event,
     Alone premod_does_not_report_itself_and_hides_nobody,
     Alone after_loading_only_the_needed_capabilities_are_left,

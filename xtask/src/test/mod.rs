@@ -1,13 +1,16 @@
 //! `cargo xtask test`: every check and every test, on this machine and on the real kernels.
 
+mod boots;
 mod coverage;
 mod guest;
 mod host;
+mod parts;
 mod table;
 mod verdict;
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Mutex,
@@ -21,7 +24,9 @@ use anyhow::Result;
 use clap::Args;
 
 use self::{
+    boots::KINDS,
     guest::{Boot, BootCoverage},
+    parts::Parts,
     table::Row,
     verdict::{Skips, Verdict},
 };
@@ -29,10 +34,17 @@ use crate::{bench, setup, setup::kernels::SERIES, vm};
 
 /// Sets up what is missing and runs all checks and tests.
 ///
+/// Of the tests in the VM, those that depend on the kernel run on the oldest and the newest; on the kernels between
+/// them runs the core, which is what must be known of a kernel before anything else. The end says what was left out.
+/// With --all, --kernel or --filter, nothing is.
+///
 /// Ends with a table and the line `N passed, N failed, N skipped`; fails when anything failed, or
 /// was skipped in the VM without standing in premod/tests/vm/expected-skips.json.
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Run all VM tests on all kernels
+    #[arg(long)]
+    all: bool,
     /// Run the VM tests on this kernel only: 6.1, 6.12, 6.18 or 7
     #[arg(long = "kernel", value_name = "K")]
     kernels: Vec<String>,
@@ -53,11 +65,11 @@ pub(crate) struct Options {
     jobs: usize,
 }
 
-/// The kernel that is also booted without bpf among its security modules.
-const WITHOUT_BPF: &str = "6.12";
-
 /// The kernel on which instructions are counted.
 const MEASURED: &str = "6.12";
+
+/// The part that builds what runs in the VM.
+const BUILD: &str = "build for the VM";
 
 /// How the rows of what premod costs begin.
 const COSTS: &str = "costs";
@@ -70,27 +82,45 @@ impl Options {
         } else {
             self.kernels.clone()
         };
-        self.set_up(&kernels)?;
-        let filter = self.filter.as_deref();
-        let mut rows = Vec::new();
-        if !self.vm_only {
-            rows.extend(host::run(filter));
-        }
-        if !self.host_only {
-            rows.extend(self.run_in_vm(&kernels)?);
-        }
+        let parts = Parts::default();
+        parts.time("setup", || self.set_up(&kernels))?;
+        let rows = self.run_parts(&kernels, &parts)?;
         let mut stdout = io::stdout().lock();
-        let text = table::render(&rows);
-        let seconds = start.elapsed().as_secs();
-        write!(
-            stdout,
-            "\n{text}\n{seconds} s in all\n{}\n",
-            table::summary(&rows)
-        )?;
+        writeln!(stdout, "\n{}", table::render(&rows))?;
+        if let Some(told) = boots::left_out(&rows) {
+            writeln!(stdout, "{told}")?;
+        }
+        writeln!(stdout, "{parts}; {} s in all", start.elapsed().as_secs())?;
+        writeln!(stdout, "{}", table::summary(&rows))?;
         Ok(if rows.iter().any(Row::failed) {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS
+        })
+    }
+
+    /// What runs on this machine, and what runs in the VM.
+    fn run_parts(&self, kernels: &[String], parts: &Parts) -> Result<Vec<Row>> {
+        let filter = self.filter.as_deref();
+        if self.host_only {
+            return Ok(host::run(filter, parts));
+        }
+        let programs = build_for_vm(parts);
+        if self.vm_only {
+            return self.run_in_vm(kernels, programs, parts);
+        }
+        // A guest leaves much of two CPUs idle: the checks take that, and no more.
+        thread::scope(|scope| {
+            let here = scope.spawn(|| {
+                be_nice();
+                host::run(filter, parts)
+            });
+            let there = self.run_in_vm(kernels, programs, parts);
+            let mut rows = here
+                .join()
+                .map_err(|_| anyhow::anyhow!("what runs the checks on this machine panicked"))?;
+            rows.extend(there?);
+            Ok(rows)
         })
     }
 
@@ -103,36 +133,34 @@ impl Options {
         setup::ensure(&parts)
     }
 
-    /// One boot for each kernel with all its file systems, and one without bpf as an LSM.
-    fn run_in_vm(&self, kernels: &[String]) -> Result<Vec<Row>> {
-        let tests = [
-            ("vm", "/usr/bin/premod-vm-test"),
-            ("freeze", "/usr/bin/premod-freeze"),
-        ];
-        let programs = match vm::programs(true, &tests) {
+    /// Every kind of boot of these kernels, with all file systems.
+    fn run_in_vm(
+        &self,
+        kernels: &[String],
+        programs: Result<Vec<(PathBuf, String)>>,
+        parts: &Parts,
+    ) -> Result<Vec<Row>> {
+        let programs = match programs {
             Ok(programs) => programs,
-            Err(error) => return Ok(vec![Row::failure("build for the VM", format!("{error:#}"))]),
+            Err(error) => return Ok(vec![Row::failure(BUILD, format!("{error:#}"))]),
         };
         let skips = Skips::load()?;
-        let mut boots: Vec<(&str, bool)> = kernels
-            .iter()
-            .map(|series| (series.as_str(), true))
-            .collect();
-        if kernels.iter().any(|series| series == WITHOUT_BPF) {
-            boots.push((WITHOUT_BPF, false));
-        }
-        let boots: Vec<Boot<'_>> = boots
+        let boots: Vec<Boot<'_>> = KINDS
             .into_iter()
-            .map(|(series, bpf_lsm)| Boot {
-                series,
-                bpf_lsm,
+            .filter(|kind| kernels.iter().any(|series| series == kind.series))
+            .map(|kind| Boot {
+                kind,
+                all: self.leaves_nothing_out(),
                 filter: self.filter.as_deref(),
                 limit: Duration::from_secs(self.boot_timeout),
                 programs: &programs,
                 skips: &skips,
             })
             .collect();
-        let (mut rows, seen) = run_all(&boots, self.jobs.max(1))?;
+        let (mut rows, seen) = run_all(&boots, self.jobs.max(1), parts)?;
+        if self.kernels.is_empty() {
+            rows.extend(boots::run_nowhere(&rows));
+        }
         let every_way = matches!(self.filter.as_deref(), None | Some(coverage::FILTER));
         let whole = self.kernels.is_empty() && every_way;
         rows.extend(coverage::conclude(&seen, whole)?);
@@ -141,15 +169,36 @@ impl Options {
             .as_deref()
             .is_none_or(|filter| COSTS.contains(filter));
         if costs && kernels.iter().any(|series| series == MEASURED) {
-            rows.extend(costs_rows());
+            rows.extend(parts.time(COSTS, costs_rows));
         }
         if let Some(filter) = &self.filter
-            && rows.is_empty()
+            && rows.iter().all(|row| row.verdict == Verdict::LeftOut)
         {
-            let reason = format!("no test's name contains {filter:?}");
+            let reason = format!("no test here has a name that contains {filter:?}");
             rows.push(Row::failure("--filter", reason));
         }
         Ok(rows)
+    }
+
+    /// Whoever names kernels or tests wants all of them.
+    fn leaves_nothing_out(&self) -> bool {
+        self.all || !self.kernels.is_empty() || self.filter.is_some()
+    }
+}
+
+/// Builds what runs in the VM: the files and their places there.
+fn build_for_vm(parts: &Parts) -> Result<Vec<(PathBuf, String)>> {
+    let tests = [
+        ("vm", "/usr/bin/premod-vm-test"),
+        ("freeze", "/usr/bin/premod-freeze"),
+    ];
+    parts.time(BUILD, || vm::programs(true, &tests))
+}
+
+/// Leaves the CPUs to others: this thread, and what it starts, run only when nobody else wants them.
+fn be_nice() {
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        eprintln!("test: the checks run at full priority beside the VM: {error}");
     }
 }
 
@@ -179,7 +228,11 @@ fn costs_rows() -> Vec<Row> {
 }
 
 /// Runs the boots, `jobs` at a time, and returns their rows in the boots' order.
-fn run_all(boots: &[Boot<'_>], jobs: usize) -> Result<(Vec<Row>, Vec<BootCoverage>)> {
+fn run_all(
+    boots: &[Boot<'_>],
+    jobs: usize,
+    parts: &Parts,
+) -> Result<(Vec<Row>, Vec<BootCoverage>)> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -190,7 +243,7 @@ fn run_all(boots: &[Boot<'_>], jobs: usize) -> Result<(Vec<Row>, Vec<BootCoverag
                     let Some(boot) = boots.get(number) else {
                         return;
                     };
-                    let rows = boot.run();
+                    let rows = parts.time(&boot.kind.place(), || boot.run());
                     if let Ok(mut results) = results.lock() {
                         results.push((number, rows));
                     }
