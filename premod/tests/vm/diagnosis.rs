@@ -2,6 +2,7 @@
 
 use std::{
     process::{Command, Output},
+    sync::OnceLock,
     time::Instant,
 };
 
@@ -32,13 +33,22 @@ fn doctor(arguments: &[&str]) -> Output {
         .expect("premod can be run")
 }
 
+/// What `doctor --json` says without a live test.
+fn report() -> &'static (Output, Value) {
+    static REPORT: OnceLock<(Output, Value)> = OnceLock::new();
+    REPORT.get_or_init(|| {
+        let output = doctor(&["--json"]);
+        let report = document(&output);
+        (output, report)
+    })
+}
+
 fn document(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("one JSON object")
 }
 
 fn doctor_finds_every_fact_and_every_essential_hook(_place: &Place) {
-    let output = doctor(&["--json"]);
-    let report = document(&output);
+    let (output, report) = report();
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     assert_eq!(report["works"], true);
     for fact in report["facts"].as_array().expect("facts") {
@@ -63,7 +73,7 @@ fn doctor_finds_every_fact_and_every_essential_hook(_place: &Place) {
 }
 
 fn doctor_names_the_fallback_where_bpf_is_no_active_lsm(place: &Place) {
-    let report = document(&doctor(&["--json"]));
+    let (_, report) = report();
     let kind = |target: &str| {
         let hooks = report["hooks"].as_array().expect("hooks");
         let attached = hooks.iter().map(|hook| &hook["attached"]);

@@ -73,16 +73,31 @@ impl Kind {
     }
 
     /// What `PREMOD_TESTS` says to the test program.
-    pub(crate) fn groups(&self, all: bool) -> String {
-        let mut groups = self.groups.to_vec();
-        if all && !groups.contains(&Kernel) {
-            groups.push(Kernel);
-        }
+    pub(crate) fn words(&self, all: bool) -> String {
+        let groups = self.groups(all);
         groups
             .iter()
             .map(|group| group.word())
             .collect::<Vec<_>>()
             .join(",")
+    }
+
+    /// Roughly how long its tests take, beside the others.
+    pub(crate) fn size(&self, all: bool) -> usize {
+        let size = |group: &Group| match group {
+            Core => 2,
+            CommandLine => 3,
+            Kernel => 4,
+        };
+        self.groups(all).iter().map(size).sum()
+    }
+
+    fn groups(&self, all: bool) -> Vec<Group> {
+        let mut groups = self.groups.to_vec();
+        if all && !groups.contains(&Kernel) {
+            groups.push(Kernel);
+        }
+        groups
     }
 }
 
@@ -98,11 +113,11 @@ pub(crate) fn left_out(rows: &[Row]) -> Option<String> {
     }
     let places: Vec<String> = places
         .iter()
-        .map(|(place, count)| format!("{count} tests on {place}"))
+        .map(|(place, count)| format!("{count} on {place}"))
         .collect();
     (!places.is_empty()).then(|| {
         format!(
-            "Left out, because they ran on other kernels: {}. `cargo xtask test --all` runs them.",
+            "Tests left out, because they run on other kernels: {}. `cargo xtask test --all` runs all.",
             places.join(", ")
         )
     })
@@ -140,8 +155,8 @@ mod tests {
         let [oldest, .., newest] = SERIES;
         assert!(on(oldest, Kernel) && on(newest, Kernel));
         assert!(SERIES.iter().any(|series| on(series, CommandLine)));
-        assert_eq!(KINDS[1].groups(false), "core,command-line");
-        assert_eq!(KINDS[1].groups(true), "core,command-line,kernel");
+        assert_eq!(KINDS[1].words(false), "core,command-line");
+        assert_eq!(KINDS[1].words(true), "core,command-line,kernel");
     }
 
     #[test]
@@ -157,7 +172,7 @@ mod tests {
         ];
         let told = left_out(&rows).unwrap();
         assert!(
-            told.contains("1 tests on 6.12. `cargo xtask test --all`"),
+            told.contains("1 on 6.12. `cargo xtask test --all`"),
             "{told}"
         );
         assert!(run_nowhere(&rows).is_empty());

@@ -39,7 +39,7 @@ impl Boot<'_> {
             command = format!("{command} {}", quote(filter));
         }
         let lsm = if self.kind.bpf_lsm { "on" } else { "off" };
-        let groups = self.kind.groups(self.all);
+        let groups = self.kind.words(self.all);
         let environment = [
             ("PREMOD_LSM", lsm),
             ("PREMOD_TESTS", &groups),

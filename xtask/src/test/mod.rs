@@ -5,6 +5,7 @@ mod coverage;
 mod guest;
 mod host;
 mod parts;
+mod queue;
 mod table;
 mod verdict;
 
@@ -12,10 +13,6 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -25,12 +22,13 @@ use clap::Args;
 
 use self::{
     boots::KINDS,
-    guest::{Boot, BootCoverage},
+    guest::Boot,
     parts::Parts,
+    queue::{COSTS, Job, MEASURED, Ran},
     table::Row,
     verdict::{Skips, Verdict},
 };
-use crate::{bench, setup, setup::kernels::SERIES, vm};
+use crate::{setup, setup::kernels::SERIES, vm};
 
 /// Sets up what is missing and runs all checks and tests.
 ///
@@ -61,18 +59,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "S", default_value_t = 1800)]
     boot_timeout: u64,
     /// How many kernels run at a time
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
 }
 
-/// The kernel on which instructions are counted.
-const MEASURED: &str = "6.12";
-
 /// The part that builds what runs in the VM.
 const BUILD: &str = "build for the VM";
-
-/// How the rows of what premod costs begin.
-const COSTS: &str = "costs";
 
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
@@ -145,32 +137,33 @@ impl Options {
             Err(error) => return Ok(vec![Row::failure(BUILD, format!("{error:#}"))]),
         };
         let skips = Skips::load()?;
-        let boots: Vec<Boot<'_>> = KINDS
+        let mut jobs: Vec<Job<'_>> = KINDS
             .into_iter()
             .filter(|kind| kernels.iter().any(|series| series == kind.series))
-            .map(|kind| Boot {
-                kind,
-                all: self.leaves_nothing_out(),
-                filter: self.filter.as_deref(),
-                limit: Duration::from_secs(self.boot_timeout),
-                programs: &programs,
-                skips: &skips,
+            .map(|kind| {
+                Job::Boot(Boot {
+                    kind,
+                    all: self.leaves_nothing_out(),
+                    filter: self.filter.as_deref(),
+                    limit: Duration::from_secs(self.boot_timeout),
+                    programs: &programs,
+                    skips: &skips,
+                })
             })
             .collect();
-        let (mut rows, seen) = run_all(&boots, self.jobs.max(1), parts)?;
+        let filter = self.filter.as_deref();
+        if filter.is_none_or(|filter| COSTS.contains(filter))
+            && kernels.iter().any(|series| series == MEASURED)
+        {
+            jobs.push(Job::Costs);
+        }
+        let Ran { mut rows, coverage } = queue::run(&jobs, self.jobs.max(1), parts)?;
         if self.kernels.is_empty() {
             rows.extend(boots::run_nowhere(&rows));
         }
-        let every_way = matches!(self.filter.as_deref(), None | Some(coverage::FILTER));
+        let every_way = matches!(filter, None | Some(coverage::FILTER));
         let whole = self.kernels.is_empty() && every_way;
-        rows.extend(coverage::conclude(&seen, whole)?);
-        let costs = self
-            .filter
-            .as_deref()
-            .is_none_or(|filter| COSTS.contains(filter));
-        if costs && kernels.iter().any(|series| series == MEASURED) {
-            rows.extend(parts.time(COSTS, costs_rows));
-        }
+        rows.extend(coverage::conclude(&coverage, whole)?);
         if let Some(filter) = &self.filter
             && rows.iter().all(|row| row.verdict == Verdict::LeftOut)
         {
@@ -200,64 +193,4 @@ fn be_nice() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         eprintln!("test: the checks run at full priority beside the VM: {error}");
     }
-}
-
-/// What premod costs, a row for each operation.
-fn costs_rows() -> Vec<Row> {
-    let start = Instant::now();
-    eprintln!("test: kernel {MEASURED}: counting instructions ...");
-    let judged = match bench::gate(MEASURED) {
-        Ok(judged) => judged,
-        Err(error) => return vec![Row::failure(COSTS, format!("{error:#}"))],
-    };
-    let seconds = start.elapsed().as_secs_f32() / judged.len().max(1) as f32;
-    let row = |(name, worse): (String, Option<String>)| Row {
-        name,
-        place: Some(MEASURED.to_owned()),
-        fs: None,
-        verdict: if worse.is_some() {
-            Verdict::Fail
-        } else {
-            Verdict::Pass
-        },
-        seconds,
-        reason: worse,
-        counts: None,
-    };
-    judged.into_iter().map(row).collect()
-}
-
-/// Runs the boots, `jobs` at a time, and returns their rows in the boots' order.
-fn run_all(
-    boots: &[Boot<'_>],
-    jobs: usize,
-    parts: &Parts,
-) -> Result<(Vec<Row>, Vec<BootCoverage>)> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..jobs.min(boots.len()) {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(boot) = boots.get(number) else {
-                        return;
-                    };
-                    let rows = parts.time(&boot.kind.place(), || boot.run());
-                    if let Ok(mut results) = results.lock() {
-                        results.push((number, rows));
-                    }
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_default();
-    results.sort_by_key(|(number, _)| *number);
-    let (mut rows, mut coverage) = (Vec::new(), Vec::new());
-    for (_, result) in results {
-        let (more, seen) = result?;
-        rows.extend(more);
-        coverage.push(seen);
-    }
-    Ok((rows, coverage))
 }
