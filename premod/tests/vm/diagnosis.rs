@@ -21,7 +21,7 @@ tests! {
     Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm on Every,
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
-    Alone doctor_refuses_a_live_test_where_nothing_can_be_seen,
+    Alone doctor_refuses_a_live_test_where_nothing_can_be_seen on One,
     Alone premod_ends_at_once_and_its_programs_are_gone_soon,
 }
 

@@ -84,7 +84,7 @@ impl Boot<'_> {
         eprintln!(
             "test: kernel {place}: {} verdicts, {failed} failed ({seconds:.0} s, {boot:.1} s of \
              it to boot)",
-            collector.tests.len()
+            collector.ran()
         );
         if failed > 0 {
             let details = fs::read_to_string(&details).unwrap_or_default();
@@ -180,34 +180,42 @@ impl Collector {
         match Line::parse(line) {
             Ok(Line::Done { done }) => self.done = Some(done),
             Ok(Line::Cell(cell)) => self.cells.push(cell),
-            Ok(Line::Test(test)) => {
-                if test.verdict == Verdict::Fail || self.said.elapsed() > HEARTBEAT {
-                    self.said = Instant::now();
-                    eprintln!(
-                        "test: kernel {}: {} verdicts, now {} {}: {:?}",
-                        self.place,
-                        self.tests.len() + 1,
-                        test.test,
-                        test.fs.as_deref().unwrap_or_default(),
-                        test.verdict,
-                    );
-                }
-                // Below what the test has said, where whoever looks for the time finds it.
-                let Test {
-                    verdict, seconds, ..
-                } = test;
-                if verdict != Verdict::LeftOut {
-                    drop(writeln!(
-                        self.details,
-                        "--- {verdict:?} after {seconds:.1} s"
-                    ));
-                }
-                self.tests.push(test);
-            }
+            Ok(Line::Test(test)) => self.test(test),
             Err(error) => {
                 self.garbage.get_or_insert(format!("{error:#}"));
             }
         }
+    }
+
+    fn test(&mut self, test: Test) {
+        let Test {
+            verdict, seconds, ..
+        } = test;
+        let due = verdict == Verdict::Fail || self.said.elapsed() > HEARTBEAT;
+        if due && verdict != Verdict::LeftOut {
+            self.said = Instant::now();
+            eprintln!(
+                "test: kernel {}: {} verdicts, now {} {}: {verdict:?}",
+                self.place,
+                self.ran() + 1,
+                test.test,
+                test.fs.as_deref().unwrap_or_default(),
+            );
+        }
+        if verdict != Verdict::LeftOut {
+            // Below what the test has said, for whoever looks for the time.
+            drop(writeln!(
+                self.details,
+                "--- {verdict:?} after {seconds:.1} s"
+            ));
+        }
+        self.tests.push(test);
+    }
+
+    /// How many tests have run.
+    fn ran(&self) -> usize {
+        let ran = |test: &&Test| test.verdict != Verdict::LeftOut;
+        self.tests.iter().filter(ran).count()
     }
 
     /// Takes what follows the last newline.

@@ -56,7 +56,7 @@ pub(crate) struct Options {
     #[arg(long)]
     vm_only: bool,
     /// How long one boot with all its tests may take
-    #[arg(long, value_name = "S", default_value_t = 1800)]
+    #[arg(long, value_name = "S", default_value_t = 2700)]
     boot_timeout: u64,
     /// How many kernels run at a time
     #[arg(long, value_name = "N", default_value_t = 2)]
