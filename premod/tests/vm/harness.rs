@@ -43,20 +43,19 @@ pub(crate) enum Boots {
 }
 
 impl Boots {
-    /// Its word in `PREMOD_TESTS`.
+    /// How `cargo xtask test` calls it.
     fn word(self) -> &'static str {
         match self {
-            Self::Every => "core",
-            Self::OldestAndNewest => "kernel",
-            Self::One => "command-line",
+            Self::Every => "every",
+            Self::OldestAndNewest => "oldest-and-newest",
+            Self::One => "one",
         }
     }
 
-    /// Whether this boot is among them. `cargo xtask test` names the groups that it wants of a boot; who
-    /// names none wants all.
+    /// Whether this boot is among them. `PREMOD_BOOTS` says what it is among; without it, it is among all.
     fn include_this(self) -> bool {
-        std::env::var("PREMOD_TESTS").map_or(true, |groups| {
-            groups.split(',').any(|group| group == self.word())
+        std::env::var("PREMOD_BOOTS").map_or(true, |among| {
+            among.split(',').any(|boots| boots == self.word())
         })
     }
 }
@@ -181,7 +180,10 @@ pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
         .partition(|test| test.boots.include_this());
     let mut report = Report::default();
     for test in left_out {
-        println!("{}", json!({"test": test.name, "verdict": "left out"}));
+        println!(
+            "{}",
+            json!({"test": test.name, "verdict": "left out", "reason": test.boots.word()})
+        );
         report.done += 1;
     }
     let (mut shared, mut frozen) = (Vec::new(), Vec::new());

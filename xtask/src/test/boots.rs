@@ -2,66 +2,66 @@
 
 use super::{table::Row, verdict::Verdict};
 
-/// A group of the VM's tests. Each test names its own: `Boots` in premod/tests/vm/harness.rs.
+/// On which boots tests run. Each test names its own: `Boots` in premod/tests/vm/harness.rs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Group {
-    /// What must be known of a kernel before anything else.
-    Core,
+pub(crate) enum Boots {
+    /// The core: what must be known of a kernel before anything else.
+    Every,
     /// What depends on the kernel.
-    Kernel,
-    /// What does not.
-    CommandLine,
+    OldestAndNewest,
+    /// What does not depend on it.
+    One,
 }
 
-use Group::{CommandLine, Core, Kernel};
+use Boots::{Every, OldestAndNewest, One};
 
-impl Group {
-    /// Its word in `PREMOD_TESTS`.
+impl Boots {
+    /// How the test program calls it.
     fn word(self) -> &'static str {
         match self {
-            Core => "core",
-            Kernel => "kernel",
-            CommandLine => "command-line",
+            Every => "every",
+            OldestAndNewest => "oldest-and-newest",
+            One => "one",
         }
     }
 }
 
-/// A kernel as it is booted, with the groups of tests that run on it.
+/// A kernel as it is booted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) series: &'static str,
     /// Whether bpf is among its security modules.
     pub(crate) bpf_lsm: bool,
-    groups: &'static [Group],
+    /// What this boot is among.
+    among: &'static [Boots],
 }
 
-/// The oldest kernel and the newest have all that depends on the kernel; those between them have the core, and with
-/// `--all` the same.
+/// All boots of a whole run.
 pub(crate) const KINDS: [Kind; 5] = [
     Kind {
         series: "6.1",
         bpf_lsm: true,
-        groups: &[Core, Kernel],
+        among: &[Every, OldestAndNewest],
     },
     Kind {
         series: "6.12",
         bpf_lsm: true,
-        groups: &[Core, CommandLine],
+        among: &[Every, One],
     },
     Kind {
         series: "6.12",
         bpf_lsm: false,
-        groups: &[Core],
+        among: &[Every],
     },
     Kind {
         series: "6.18",
         bpf_lsm: true,
-        groups: &[Core],
+        among: &[Every],
     },
     Kind {
         series: "7",
         bpf_lsm: true,
-        groups: &[Core, Kernel],
+        among: &[Every, OldestAndNewest],
     },
 ];
 
@@ -72,39 +72,38 @@ impl Kind {
         format!("{}{lsm}", self.series)
     }
 
-    /// What `PREMOD_TESTS` says to the test program.
+    /// What `PREMOD_BOOTS` says to the test program. With `all`, what depends on the kernel runs on this one, too,
+    /// whichever it is.
     pub(crate) fn words(&self, all: bool) -> String {
-        let groups = self.groups(all);
-        groups
-            .iter()
-            .map(|group| group.word())
-            .collect::<Vec<_>>()
-            .join(",")
+        let words = self.among(all).into_iter().map(Boots::word);
+        words.collect::<Vec<_>>().join(",")
     }
 
     /// Roughly how long its tests take, beside the others.
     pub(crate) fn size(&self, all: bool) -> usize {
-        let size = |group: &Group| match group {
-            Core => 2,
-            CommandLine => 3,
-            Kernel => 4,
+        let size = |boots| match boots {
+            Every => 2,
+            One => 3,
+            OldestAndNewest => 7,
         };
-        self.groups(all).iter().map(size).sum()
+        self.among(all).into_iter().map(size).sum()
     }
 
-    fn groups(&self, all: bool) -> Vec<Group> {
-        let mut groups = self.groups.to_vec();
-        if all && !groups.contains(&Kernel) {
-            groups.push(Kernel);
+    fn among(&self, all: bool) -> Vec<Boots> {
+        let mut among = self.among.to_vec();
+        if all && !among.contains(&OldestAndNewest) {
+            among.push(OldestAndNewest);
         }
-        groups
+        among
     }
 }
 
-/// Says what was left out, if anything was, and how to run it.
+/// Says what was left out on the kernels between the oldest and the newest, if anything was, and how to run it.
 pub(crate) fn left_out(rows: &[Row]) -> Option<String> {
     let mut places: Vec<(&str, usize)> = Vec::new();
-    for row in rows.iter().filter(|row| row.verdict == Verdict::LeftOut) {
+    let depends = |row: &&Row| row.reason.as_deref() == Some(OldestAndNewest.word());
+    let left_out = rows.iter().filter(|row| row.verdict == Verdict::LeftOut);
+    for row in left_out.filter(depends) {
         let place = row.place.as_deref().unwrap_or_default();
         match places.iter_mut().find(|(known, _)| *known == place) {
             Some((_, count)) => *count += 1,
@@ -117,7 +116,7 @@ pub(crate) fn left_out(rows: &[Row]) -> Option<String> {
         .collect();
     (!places.is_empty()).then(|| {
         format!(
-            "Tests left out, because they run on other kernels: {}. `cargo xtask test --all` runs all.",
+            "Tests left out, because they ran on the oldest and the newest kernel: {}. `cargo xtask test --all` runs them.",
             places.join(", ")
         )
     })
@@ -144,19 +143,19 @@ mod tests {
     use crate::setup::kernels::SERIES;
 
     #[test]
-    fn every_group_runs_where_it_should() {
-        let on = |series: &str, group| {
+    fn every_test_has_its_kernels() {
+        let on = |series: &str, boots| {
             let mut kinds = KINDS
                 .iter()
                 .filter(|kind| kind.series == series && kind.bpf_lsm);
-            kinds.any(|kind| kind.groups.contains(&group))
+            kinds.any(|kind| kind.among.contains(&boots))
         };
-        assert!(SERIES.iter().all(|series| on(series, Core)));
+        assert!(SERIES.iter().all(|series| on(series, Every)));
         let [oldest, .., newest] = SERIES;
-        assert!(on(oldest, Kernel) && on(newest, Kernel));
-        assert!(SERIES.iter().any(|series| on(series, CommandLine)));
-        assert_eq!(KINDS[1].words(false), "core,command-line");
-        assert_eq!(KINDS[1].words(true), "core,command-line,kernel");
+        assert!(on(oldest, OldestAndNewest) && on(newest, OldestAndNewest));
+        assert!(SERIES.iter().any(|series| on(series, One)));
+        assert_eq!(KINDS[1].words(false), "every,one");
+        assert_eq!(KINDS[1].words(true), "every,one,oldest-and-newest");
     }
 
     #[test]
@@ -164,7 +163,7 @@ mod tests {
         let row = |name: &str, place: &str, verdict| Row {
             place: Some(place.to_owned()),
             verdict,
-            ..Row::failure(name, String::new())
+            ..Row::failure(name, "oldest-and-newest".to_owned())
         };
         let mut rows = vec![
             row("store", "6.1", Verdict::Pass),

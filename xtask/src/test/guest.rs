@@ -39,10 +39,10 @@ impl Boot<'_> {
             command = format!("{command} {}", quote(filter));
         }
         let lsm = if self.kind.bpf_lsm { "on" } else { "off" };
-        let groups = self.kind.words(self.all);
+        let among = self.kind.words(self.all);
         let environment = [
             ("PREMOD_LSM", lsm),
-            ("PREMOD_TESTS", &groups),
+            ("PREMOD_BOOTS", &among),
             ("RUST_BACKTRACE", "0"),
         ];
         let vm = Vm {

@@ -101,7 +101,7 @@ impl Options {
         if self.vm_only {
             return self.run_in_vm(kernels, programs, parts);
         }
-        // A guest leaves much of two CPUs idle: the checks take that, and no more.
+        // Guests leave a part of two CPUs idle: the checks take that first.
         thread::scope(|scope| {
             let here = scope.spawn(|| {
                 be_nice();
@@ -188,9 +188,10 @@ fn build_for_vm(parts: &Parts) -> Result<Vec<(PathBuf, String)>> {
     parts.time(BUILD, || vm::programs(true, &tests))
 }
 
-/// Leaves the CPUs to others: this thread, and what it starts, run only when nobody else wants them.
+/// Leaves the CPUs to others as far as it can: this thread, and what it starts. Tests have deadlines here, too, so that
+/// it is not the least that there is.
 fn be_nice() {
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
         eprintln!("test: the checks run at full priority beside the VM: {error}");
     }
 }
