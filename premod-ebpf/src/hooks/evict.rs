@@ -7,7 +7,6 @@ use aya_ebpf::{
 use premod_common::inode::InodeAddress;
 
 use crate::{
-    kernel::Inode,
     maps::{INODES, SCOPE, setting},
     quiet,
 };
@@ -30,7 +29,7 @@ fn fentry_inode_free_security(ctx: FEntryContext) -> i32 {
 fn freed(inode: *const u8) {
     let address = inode as InodeAddress;
     let _ = INODES.remove(address);
-    quiet::forget(Inode(inode));
+    quiet::forget(address);
     // PATHs are kept open. The roots of filesystems mounted below them are not, so that they can be
     // unmounted.
     if setting!(scoped) != 0 {
