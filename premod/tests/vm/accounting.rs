@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use premod_common::event::DIRECTORIES_REMEMBERED;
 use serde_json::Value;
 
 use crate::{
@@ -19,6 +20,7 @@ tests! {
     Alone twenty_thousand_files_by_four_processes_are_all_accounted_for,
     Alone a_tiny_buffer_loses_events_and_says_how_many,
     Alone a_lost_inode_is_announced_again_at_its_next_touch,
+    Alone a_directory_is_told_anew_before_it_is_forgotten on One,
 }
 
 const PROCESSES: u32 = 4;
@@ -170,4 +172,38 @@ fn a_lost_inode_is_announced_again_at_its_next_touch(place: &Place) {
         retried + ended.skipped,
         "nothing else was lost"
     );
+}
+
+/// How many directories see something happen again after all others: so many that a few still have their places
+/// among those that the kernel side knows to be told.
+const USUAL: u32 = 100;
+
+fn a_directory_is_told_anew_before_it_is_forgotten(place: &Place) {
+    let mut trace = Trace::start(&place.directory);
+    let usual: Vec<PathBuf> = (0..USUAL)
+        .map(|number| place.file(&format!("usual-{number}")).join("file"))
+        .collect();
+    for path in &usual {
+        fs::create_dir(path.parent().expect("it has one")).expect("a directory");
+        fs::write(path, "x").expect("writing");
+    }
+    rustix::fs::sync();
+    // Another directory each time, although there is only one at any time.
+    let passing = place.file("passing").join("file");
+    for _ in 0..DIRECTORIES_REMEMBERED {
+        fs::create_dir(passing.parent().expect("it has one")).expect("a directory");
+        fs::write(&passing, "x").expect("writing");
+        fs::remove_dir_all(passing.parent().expect("it has one")).expect("removing");
+    }
+    trace.events();
+    for path in &usual {
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .expect("the file");
+        std::io::Write::write_all(&mut file, b"y").expect("writing");
+    }
+    let again: Vec<PathBuf> = trace.events().iter().map(path_of).collect();
+    assert_eq!(again, usual);
+    trace.end_cleanly();
 }
