@@ -18,6 +18,7 @@ mod maps;
 mod paths;
 mod races;
 mod refusals;
+mod shell;
 mod silence;
 mod spin;
 mod tools;
@@ -31,9 +32,9 @@ use harness::Test;
 /// What the command line does with events does not depend on the kernel: it is tested on one of them.
 fn tests() -> Vec<Test> {
     let command_line = if harness::is_reference() {
-        command::TESTS
+        [command::TESTS, shell::TESTS].concat()
     } else {
-        &[]
+        Vec::new()
     };
     [
         first_dirty::TESTS,
@@ -45,7 +46,7 @@ fn tests() -> Vec<Test> {
         &coverage::tests(),
         &freeze::tests(),
         races::TESTS,
-        command_line,
+        &command_line,
         diagnosis::TESTS,
         refusals::TESTS,
     ]
