@@ -244,13 +244,17 @@ fn what_was_ignored_at_the_start_stays_ignored(place: &Place) {
     let (code, said) = end(child, stderr);
     assert_eq!((code, number_before(&said, " events, ")), (0, 1), "{said}");
 
-    let status = ["--", "sh", "-c", "cat /proc/self/status; exit 7"];
     let log = plain(&place.outside.join("log")).to_owned();
-    let arguments = [&["trace", "-o", &log, here][..], &status].concat();
-    let output = ignoring(&mut premod(&arguments), signals)
-        .output()
-        .expect("premod");
+    let traced = |command: &[&str]| {
+        let arguments = [&["trace", "-o", &log, here, "--"][..], command].concat();
+        let mut command = premod(&arguments);
+        ignoring(&mut command, signals).output().expect("premod")
+    };
+    let output = traced(&["sh", "-c", "exit 7"]);
     assert_eq!(output.status.code(), Some(7), "{output:?}");
+    // Not by way of a shell, which has its own use for SIGCHLD.
+    let output = traced(&["cat", "/proc/self/status"]);
+    assert!(output.status.success(), "{output:?}");
     let ignored = text(&output.stdout)
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:\t"))
