@@ -31,6 +31,7 @@ pub struct Facts {
     pub mount_mnt_parent: u32,
     pub mount_mnt_mountpoint: u32,
     pub mount_mnt_ns: u32,
+    pub mnt_namespace_event: u32,
     pub dentry_d_parent: u32,
     pub dentry_d_name_name: u32,
     pub dentry_d_name_len: u32,
@@ -38,6 +39,8 @@ pub struct Facts {
     pub dentry_d_hash_pprev: u32,
     pub dentry_d_alias: u32,
     pub dentry_d_seq: u32,
+    pub dentry_d_op: u32,
+    pub dentry_operations_d_revalidate: u32,
     pub hlist_node_next: u32,
     pub inode_i_mode: u32,
     pub inode_i_sb: u32,
@@ -52,6 +55,7 @@ pub struct Facts {
     pub super_block_s_magic: u32,
     pub super_block_s_bdi: u32,
     pub super_block_s_type: u32,
+    pub super_block_s_root: u32,
     pub file_system_type_name: u32,
     pub vm_fault_vma: u32,
     pub vm_fault_pgoff: u32,
@@ -132,10 +136,13 @@ pub struct Settings {
     pub padding: u32,
 }
 
-#[cfg(feature = "user")]
-mod pod {
-    // SAFETY: repr(C), no padding (asserted below).
-    unsafe impl aya::Pod for super::Settings {}
+impl Settings {
+    /// As they stand in the programs' read-only data.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
+        // SAFETY: repr(C), integers only, no padding (asserted below), and bytes need no alignment.
+        unsafe { &*(&raw const *self).cast() }
+    }
 }
 
 const _: () = assert!(size_of::<Settings>() == 48);

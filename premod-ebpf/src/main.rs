@@ -13,6 +13,7 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod directories;
 mod emit;
 mod facts;
 mod hooks;
@@ -20,6 +21,7 @@ mod kernel;
 mod latch;
 mod maps;
 mod path;
+mod protocol;
 mod quiet;
 mod scope;
 mod scratch;

@@ -300,6 +300,7 @@ fn conclude(session: &Session, took: Duration) {
         retried,
         late,
         untracked,
+        unplaced,
     } = session.tracer.summary();
     let mut text = format!(
         "premod: {events} events, {lost} lost in {:.1} s",
@@ -309,6 +310,7 @@ fn conclude(session: &Session, took: Duration) {
         (retried, "of the lost ones announced after all"),
         (late, "late (not before the modification)"),
         (untracked, "touches of inodes there was no room to track"),
+        (unplaced, "whose directory was not known"),
     ] {
         if count > 0 {
             text.push_str(&format!("; {count} {what}"));

@@ -69,6 +69,31 @@ pub enum When {
     Btrfs,
 }
 
+impl Attachment {
+    /// The name of the target's type in the kernel's type information.
+    #[must_use]
+    pub fn type_name(&self) -> String {
+        match self.kind {
+            Kind::Lsm => format!("bpf_lsm_{}", self.target),
+            Kind::Fentry | Kind::Fexit => self.target.to_owned(),
+            Kind::Tracepoint => format!("btf_trace_{}", self.target),
+        }
+    }
+}
+
+/// Type information for [`attach`] to find the targets of these in.
+///
+/// # Errors
+/// If aya does not understand it.
+pub fn targets<'a>(
+    btf: &btf::Btf,
+    ways: impl IntoIterator<Item = &'a Attachment>,
+) -> Result<Btf, Error> {
+    let names: Vec<_> = ways.into_iter().map(Attachment::type_name).collect();
+    btf.of_targets(names.iter().map(String::as_str))
+        .map_err(|error| Error::kernel("cannot use the kernel's type information", &error))
+}
+
 impl When {
     /// Whether it is needed now.
     #[must_use]
@@ -130,9 +155,9 @@ pub const HOOKS: &[Hook] = &[
     Hook {
         sees: "renames",
         ways: &[fexit("vfs_rename", "vfs_rename")],
-        cost: "files renamed into a traced directory would be missed",
+        cost: "files renamed into a traced directory would be missed, and paths would be those of before",
         essential: true,
-        when: When::Scoped,
+        when: When::Always,
     },
     Hook {
         sees: "hard links",
@@ -368,11 +393,8 @@ impl Hook {
     #[must_use]
     pub fn choose(&self, btf: &btf::Btf, environment: &Environment) -> Option<Attachment> {
         let exists = |way: &&Attachment| match way.kind {
-            Kind::Lsm => {
-                environment.bpf_lsm_is_active()
-                    && btf.has_function(&format!("bpf_lsm_{}", way.target))
-            }
-            Kind::Fentry | Kind::Fexit => btf.has_function(way.target),
+            Kind::Lsm => environment.bpf_lsm_is_active() && btf.has_function(&way.type_name()),
+            Kind::Fentry | Kind::Fexit => btf.has_function(&way.type_name()),
             // A tracepoint's type has no entry of its own that all kernels spell alike; the load tells.
             Kind::Tracepoint => true,
         };

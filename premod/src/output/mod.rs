@@ -88,6 +88,7 @@ pub struct Output {
     writer: Writer,
     name: String,
     form: Form,
+    json: json::Records,
     buffer: Vec<u8>,
     /// Lines that were given up.
     unwritten: Option<u64>,
@@ -107,6 +108,7 @@ impl Output {
             writer,
             name,
             form,
+            json: json::Records::default(),
             buffer: Vec::with_capacity(BATCH + 4096),
             unwritten: None,
         };
@@ -124,7 +126,7 @@ impl Output {
             return;
         }
         match (self.form, record) {
-            (Form::Json, record) => json::record(&mut self.buffer, record),
+            (Form::Json, record) => self.json.record(&mut self.buffer, record),
             (Form::Table(columns), Record::FirstDirty(event)) => {
                 table::event(&mut self.buffer, event, columns);
             }

@@ -32,6 +32,7 @@ use crate::{
 };
 
 tests! {
+    on One;
     Alone a_reader_who_stands_still_keeps_no_trace_from_its_end,
     Alone a_reader_who_stands_still_keeps_no_freeze_from_its_end,
     Alone a_terminal_that_stands_still_keeps_nothing_from_its_end,
