@@ -162,6 +162,26 @@ pub enum Error {
         /// The directory, or what is in it.
         path: PathBuf,
     },
+    /// More files than can be kept open.
+    #[error(
+        "cannot keep {files} files open: premod needs {needed} descriptors for that, and may have {allowed}; raise the limit (ulimit -n {needed}, or LimitNOFILE= of the service)"
+    )]
+    TooManyFiles {
+        /// How many files were given.
+        files: usize,
+        /// How many descriptors premod needs.
+        needed: u64,
+        /// How many it may have.
+        allowed: u64,
+    },
+    /// More files than one freeze can take.
+    #[error("cannot freeze {files} files at once: at most {most}; freeze them in parts")]
+    TooManyToFreeze {
+        /// How many files were given.
+        files: usize,
+        /// How many are possible.
+        most: u32,
+    },
     /// A value that the kernel does not take.
     #[error("{0}")]
     BadValue(String),

@@ -24,7 +24,7 @@ pub enum ExitCode {
     BadPath = 14,
     /// A PATH lies where stores through mappings cannot be seen.
     Unseen = 15,
-    /// The output cannot be written.
+    /// The output cannot be written, or was not written to its end.
     Output = 16,
     /// A frozen file was modified, or may have been, or the freeze ended before CMD did: CMD's result is not
     /// safe.
@@ -35,6 +35,8 @@ pub enum ExitCode {
     Busy = 19,
     /// A FILE to be thawed is not frozen, or a freeze without CMD was ended by its timeout.
     NotFrozen = 20,
+    /// More files than premod may have open, or than one freeze takes.
+    TooManyFiles = 21,
     /// CMD cannot be executed.
     NotExecutable = 126,
     /// CMD was not found.
@@ -55,6 +57,7 @@ impl From<&Error> for ExitCode {
             Error::BadValue(_) => Self::Usage,
             Error::Busy { .. } => Self::Busy,
             Error::NotFrozen { .. } => Self::NotFrozen,
+            Error::TooManyFiles { .. } | Error::TooManyToFreeze { .. } => Self::TooManyFiles,
             Error::NoAnswer { .. } | Error::RunDirectory { .. } | Error::Kernel { .. } => {
                 Self::Failure
             }

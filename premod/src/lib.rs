@@ -27,15 +27,13 @@
 //!
 //! It needs Linux 6.1 or later with BTF, and `CAP_BPF` and `CAP_PERFMON` (root has them).
 
-/// Says something on stderr. Unlike `eprintln!`, it does not mind if nobody listens any more.
+/// Says something on stderr. Unlike `eprintln!`, it does not mind if nobody listens any more, and does not wait
+/// for whoever does.
 #[macro_export]
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        // One write per line, so that nobody else's output comes in between.
-        let line = format!("{}\n", format_args!($($text)*));
-        let _ = std::io::stderr().write_all(line.as_bytes());
-    }};
+    ($($text:tt)*) => {
+        $crate::output::stderr::say(&format!("{}\n", format_args!($($text)*)))
+    };
 }
 
 pub mod cli;

@@ -6,7 +6,10 @@ use anyhow::Result;
 use premod::{
     cli::{Cli, Command},
     commands, exit_code,
-    output::printable,
+    output::{
+        printable,
+        stderr::{Stderr, settled},
+    },
     sentence,
 };
 use tracing_subscriber::{
@@ -27,21 +30,39 @@ fn main() -> ExitCode {
         .with_target("premod", level)
         .with_default(LevelFilter::WARN);
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(tracing_subscriber::fmt::layer().with_writer(|| Stderr))
         .with(ours)
         .init();
-    match run(cli) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            // It may quote names that anybody chose.
-            let sentence = printable(sentence(error.as_ref()).as_bytes());
-            premod::say!("premod: {sentence}");
-            ExitCode::from(exit_code::of(&error) as u8)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let status = match runtime {
+        Ok(runtime) => {
+            let status = runtime.block_on(obey(cli));
+            // What a thread still waits for, premod does not.
+            runtime.shutdown_background();
+            status
         }
-    }
+        Err(error) => {
+            premod::say!("premod: cannot begin: {error}");
+            exit_code::ExitCode::Failure as u8
+        }
+    };
+    ExitCode::from(status)
 }
 
-#[tokio::main(flavor = "current_thread")]
+/// Does what was asked, and says what went wrong; returns the exit status.
+async fn obey(cli: Cli) -> u8 {
+    let status = run(cli).await.unwrap_or_else(|error| {
+        // It may quote names that anybody chose.
+        let sentence = printable(sentence(error.as_ref()).as_bytes());
+        premod::say!("premod: {sentence}");
+        exit_code::of(&error) as u8
+    });
+    settled().await;
+    status
+}
+
 async fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Trace(arguments) => {

@@ -5,6 +5,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 use premod_common::guard::MmapPolicy;
 
+use super::{
+    shared::{EndingArgs, ListArgs},
+    time::time_frozen,
+};
 use crate::{
     commands::{freeze::Settings, thaw},
     errno::Errno,
@@ -18,8 +22,12 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct FreezeArgs {
     /// Regular files on ext4, xfs or btrfs
-    #[arg(required = true)]
+    #[arg(required_unless_present = "files_from")]
     pub files: Vec<PathBuf>,
+
+    /// Where more FILEs stand.
+    #[command(flatten)]
+    pub list: ListArgs,
 
     /// Run while the files are frozen, and end with its exit status
     #[arg(last = true, value_name = "CMD", conflicts_with_all = ["freeze", "unfreeze"])]
@@ -37,9 +45,13 @@ pub struct FreezeArgs {
     #[arg(long, value_name = "WHAT", default_value = "hold")]
     pub mmap: Mmap,
 
-    /// Let everybody go on after this time (60, 60s, 500ms, 2m), whatever happens
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    /// Let everybody go on after this time (60, 0.5, 500ms, 1m30s), whatever happens
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time_frozen)]
     pub timeout: Duration,
+
+    /// What becomes of CMD.
+    #[command(flatten)]
+    pub ending: EndingArgs,
 
     /// Freeze and return; the files stay frozen until premod thaw, or the timeout
     #[arg(short, long)]
@@ -84,7 +96,7 @@ impl FreezeArgs {
     #[must_use]
     pub fn into_thaw_settings(self) -> thaw::Settings {
         thaw::Settings {
-            what: thaw::What::Files(self.files),
+            what: thaw::What::Files(self.list.with(self.files)),
             json: self.json,
         }
     }
@@ -93,7 +105,7 @@ impl FreezeArgs {
     #[must_use]
     pub fn into_settings(self) -> Settings {
         Settings {
-            files: self.files,
+            files: self.list.with(self.files),
             command: self.command,
             deny: self.deny,
             mmap: match self.mmap {
@@ -103,46 +115,12 @@ impl FreezeArgs {
             },
             stop_all: self.mmap == Mmap::Stop,
             timeout: self.timeout,
+            ending: self.ending.into(),
             background: self.freeze,
             behind: self.behind,
             dry_run: self.dry_run,
             json: self.json,
             output: self.output,
-        }
-    }
-}
-
-/// The longest time that is taken: a week. A freeze is meant to be short.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// A number of seconds, or a time as jiff understands it: `60s`, `500ms`, `1m30s`.
-fn time(text: &str) -> Result<Duration, String> {
-    let time = match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => text
-            .parse::<jiff::SignedDuration>()
-            .ok()
-            .and_then(|time| Duration::try_from(time).ok()),
-    };
-    match time {
-        Some(time) if !time.is_zero() && time <= LONGEST => Ok(time),
-        Some(time) if time > LONGEST => Err("too long: at most a week".to_owned()),
-        _ => Err("not a time; try 60s, 500ms, 2m".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_understood() {
-        assert_eq!(time("60"), Ok(Duration::from_secs(60)));
-        assert_eq!(time("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(time("1m30s"), Ok(Duration::from_secs(90)));
-        for wrong in ["", "0", "-1s", "x", "8d", "nan", "1e300"] {
-            assert!(time(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -3,8 +3,10 @@
 mod doctor;
 mod freeze;
 mod keeper;
+mod shared;
 mod status;
 mod thaw;
+mod time;
 mod trace;
 
 pub use doctor::DoctorArgs;
@@ -79,11 +81,12 @@ Exit status:
   1    something else failed      13  the kernel lacks something premod needs
   2    wrong command line         14  a PATH does not exist, or is no file or directory
   10   not permitted              15  a PATH lies where mapped stores cannot be seen
-  11   the kernel refuses BPF     16  the output cannot be written
+  11   the kernel refuses BPF     16  the output cannot be written to its end
   17   violated: a frozen file was modified, or may have been; what was read is not safe
   18   the files could not be frozen in time
   19   a file is frozen already by another premod
   20   thaw: a FILE is not frozen; freeze without CMD: the timeout ended it
+  21   more files than premod may have open, or than one freeze takes
 With CMD: CMD's own, 128+N if signal N ended it, 126 if it cannot be executed, 127 if not found.";
 
 /// The verbs.

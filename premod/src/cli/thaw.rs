@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::shared::ListArgs;
 use crate::commands::thaw::{Settings, What};
 
 /// Let everybody go on with frozen files, and say what has happened to them meanwhile.
@@ -12,15 +13,19 @@ use crate::commands::thaw::{Settings, What};
 #[derive(Debug, Args)]
 pub struct ThawArgs {
     /// Thaw the freezes that these files belong to
-    #[arg(value_name = "FILE", required_unless_present_any = ["all", "recover"])]
+    #[arg(value_name = "FILE", required_unless_present_any = ["files_from", "all", "recover"])]
     pub files: Vec<PathBuf>,
 
+    /// Where more FILEs stand.
+    #[command(flatten)]
+    pub list: ListArgs,
+
     /// Thaw every freeze
-    #[arg(long, conflicts_with_all = ["files", "recover"])]
+    #[arg(long, conflicts_with_all = ["files", "files_from", "recover"])]
     pub all: bool,
 
     /// Continue processes that a premod which was killed has left stopped
-    #[arg(long, conflicts_with = "files")]
+    #[arg(long, conflicts_with_all = ["files", "files_from"])]
     pub recover: bool,
 
     /// Write one JSON object per freeze
@@ -37,7 +42,7 @@ impl ThawArgs {
         } else if self.all {
             What::All
         } else {
-            What::Files(self.files)
+            What::Files(self.list.with(self.files))
         };
         let json = self.json;
         Settings { what, json }

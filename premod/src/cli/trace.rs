@@ -4,6 +4,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser};
 
+use super::{
+    shared::{EndingArgs, ListArgs},
+    time::time,
+};
 use crate::{
     DEFAULT_BUFFER_SIZE,
     commands::trace::Settings,
@@ -18,6 +22,10 @@ use crate::{
 pub struct TraceArgs {
     /// Files, or directories with everything below them; all files that can be seen if none is given
     pub paths: Vec<PathBuf>,
+
+    /// Where more PATHs stand.
+    #[command(flatten)]
+    pub list: ListArgs,
 
     /// Trace while CMD runs, and end with its exit status
     #[arg(last = true, value_name = "CMD")]
@@ -35,9 +43,13 @@ pub struct TraceArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
 
-    /// End after this many seconds
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    /// End after this time (60, 0.5, 500ms, 1m30s)
+    #[arg(short, long, value_name = "TIME", value_parser = time)]
     pub duration: Option<Duration>,
+
+    /// What becomes of CMD.
+    #[command(flatten)]
+    pub ending: EndingArgs,
 
     /// Begin each line of the table with the time of day
     #[arg(short = 'T', long)]
@@ -80,7 +92,7 @@ pub struct TraceArgs {
     pub buffer_size: u32,
 
     /// How long direct writes and truncates without a sync count as one period
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub period: Duration,
 
     /// Also report what premod itself modifies
@@ -102,12 +114,13 @@ impl TraceArgs {
             })
         };
         Ok(Settings {
-            paths: self.paths,
+            paths: self.list.with(self.paths),
             command: self.command,
             form,
             output: self.output,
             events: self.events,
             duration: self.duration,
+            ending: self.ending.into(),
             buffer_size: self.buffer_size,
             period: self.period,
             own: self.own,
@@ -138,16 +151,6 @@ fn op_parser() -> impl TypedValueParser<Value = Op> {
             .find(|op| op.name() == name)
             .unwrap_or(Op::Unknown)
     })
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("has to be more than 0".to_owned()),
-    }
 }
 
 fn size(text: &str) -> Result<u32, String> {
@@ -185,16 +188,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_durations_are_understood() {
+    fn sizes_are_understood() {
         assert_eq!(size("64K"), Ok(65536));
         assert_eq!(size("1G"), Ok(1 << 30));
         assert_eq!(size("4096"), Ok(4096));
         for wrong in ["", "K", "0", "2G", "-1", "1T", "1é"] {
             assert!(size(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        for wrong in ["", "0", "-1", "nan", "inf", "1s"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -13,16 +13,20 @@ use anyhow::{Context, Result};
 const FROZEN: u8 = 0;
 
 /// Runs this command again behind, and waits until the files are frozen or it has failed; returns the exit
-/// status.
+/// status. It gets stdin if that is where the files are named.
 ///
 /// # Errors
 /// If it cannot be started.
-pub(super) fn start() -> Result<u8> {
+pub(super) fn start(wants_stdin: bool) -> Result<u8> {
+    let stdin = match wants_stdin {
+        true => Stdio::inherit(),
+        false => Stdio::null(),
+    };
     let mut behind = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
         .arg("--behind")
         .current_dir(std::env::current_dir()?)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start the process that is to keep the files frozen")?;
@@ -49,6 +53,15 @@ pub(super) fn start() -> Result<u8> {
 /// If the kernel does not allow it.
 pub(super) fn leave_terminal() -> Result<()> {
     rustix::process::setsid().context("cannot leave the terminal")?;
+    Ok(())
+}
+
+/// In the process behind: has no use for stdin any more, and keeps nobody from ending it.
+///
+/// # Errors
+/// If there is no /dev/null.
+pub(super) fn leave_stdin() -> Result<()> {
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(())
 }
 

@@ -3,14 +3,23 @@
 use std::{ffi::OsString, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use premod_common::{event::Op, guard::MmapPolicy};
-use tokio::{
-    process::Child,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+use premod_common::{
+    event::Op,
+    guard::{GUARDED_MAX, MmapPolicy},
 };
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::{background, child, plan, signals::Signals};
+use super::{
+    Ending, Names, background,
+    child::{self, Running},
+    complain, complain_of, descriptors,
+    drain::{Hurry, drain},
+    inherited::Inherited,
+    plan,
+    signals::Signals,
+};
 use crate::{
+    Error,
     errno::Errno,
     events::{self, MonotonicNs},
     exit_code::{ExitCode, Failed},
@@ -21,14 +30,17 @@ use crate::{
         registry::{Claim, Registry},
     },
     kernel::{caps, detach},
-    output::{OutputError, freeze::Stream, sets},
+    output::{
+        OutputError, destination::Destination, freeze::Stream, printable, sets, stderr,
+        writer::STILL,
+    },
 };
 
 /// What `premod freeze` was asked to do.
 #[derive(Debug)]
 pub struct Settings {
     /// The files.
-    pub files: Vec<PathBuf>,
+    pub files: Names,
     /// CMD and its arguments; empty if there is none.
     pub command: Vec<OsString>,
     /// The errno for writers; they wait if there is none.
@@ -39,6 +51,8 @@ pub struct Settings {
     pub stop_all: bool,
     /// How long the freeze may last at most.
     pub timeout: Duration,
+    /// What becomes of CMD if the freeze is over before it.
+    pub ending: Ending,
     /// Freeze and return.
     pub background: bool,
     /// This is the process behind another one that was to freeze and return.
@@ -64,8 +78,6 @@ enum End {
     Thaw(Reply),
     /// The time is up.
     Timeout,
-    /// The JSON lines cannot be written any more.
-    Output(OutputError),
 }
 
 /// Freezes until something ends it; returns the exit status.
@@ -74,13 +86,20 @@ enum End {
 /// If the files cannot be frozen, CMD cannot be run, or the output cannot be written.
 pub async fn run(settings: Settings) -> Result<u8> {
     if settings.background && !settings.behind {
-        return background::start();
+        return background::start(settings.files.are_on_stdin());
     }
     if settings.behind {
         background::leave_terminal()?;
     }
+    let inherited = Inherited::adapt();
+    let paths = settings.files.read()?;
+    if settings.behind {
+        background::leave_stdin()?;
+    }
+    descriptors::must_suffice_for(paths.len())?;
+    child::check(&settings.command)?;
     let builder = Freezer::builder()
-        .paths(settings.files.iter().cloned())
+        .paths(paths)
         .mmap(settings.mmap)
         .stop_all_that_map(settings.stop_all)
         .timeout(settings.timeout);
@@ -92,7 +111,22 @@ pub async fn run(settings: Settings) -> Result<u8> {
     if settings.dry_run {
         return plan::show_plan(&targets, &settings);
     }
-    let stream = Stream::open(settings.json, settings.output.as_deref()).map_err(Failed::from)?;
+    if targets.len() > GUARDED_MAX as usize {
+        return Err(Error::TooManyToFreeze {
+            files: targets.len(),
+            most: GUARDED_MAX,
+        }
+        .into());
+    }
+    let destination = match settings.json {
+        true => Some(Destination::open(settings.output.as_deref()).map_err(Failed::from)?),
+        false => None,
+    };
+    for (target, destination) in targets.iter().zip(destination.iter().cycle()) {
+        destination
+            .must_not_be(&target.path)
+            .map_err(Failed::from)?;
+    }
     let mut signals = Signals::listen()?;
     let account = Account::begin(&targets);
     let files: Vec<_> = targets.iter().map(AsFd::as_fd).collect();
@@ -114,54 +148,74 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let mut session = Session {
         freezer,
         account,
-        stream,
-        _claim: claim,
+        stream: Stream::default(),
+        output: Ok(()),
+        claim,
+        is_behind: settings.behind,
     };
-    session.begin()?;
-    let own_stdout_is_data = settings.json && settings.output.is_none();
-    let command = match child::start(&settings.command, own_stdout_is_data) {
+    let begun = match session.begin(destination) {
+        Ok(()) => {
+            // What has been said stands before whatever CMD says.
+            let _ = timeout(SOON, stderr::settled()).await;
+            let own_stdout_is_data = settings.json && settings.output.is_none();
+            child::start(&settings.command, own_stdout_is_data, &inherited)
+        }
+        Err(error) => Err(error),
+    };
+    let command = match begun {
         Ok(command) => command,
         Err(error) => {
             detach::behind(|| session.freezer.thaw())?;
             return Err(error);
         }
     };
-    if let Some(pid) = command.as_ref().and_then(Child::id) {
+    if let Some(pid) = command.as_ref().and_then(Running::id) {
         session.freezer.command_is(pid)?;
         session.account.command_is(pid, &settings.command);
     }
     caps::drop_all_but_needed_to_freeze()?;
     if settings.behind {
+        if let Some(writer) = session.stream.writer() {
+            let _ = timeout(STILL, writer.drained()).await;
+        }
+        stderr::settled().await;
         background::is_frozen()?;
     }
-    session.until_the_end(command, signals, server).await
+    session
+        .until_the_end(command, settings.ending, signals, server)
+        .await
 }
+
+/// Longest wait for what is said before CMD begins: the files are frozen meanwhile.
+const SOON: Duration = Duration::from_millis(100);
 
 /// Frozen files, and what is said about them.
 struct Session {
     freezer: Freezer,
     account: Account,
     stream: Stream,
-    _claim: Claim,
+    /// What became of the stream.
+    output: Result<(), OutputError>,
+    claim: Claim,
+    is_behind: bool,
 }
 
 impl Session {
     /// Says that the files are frozen.
-    fn begin(&mut self) -> Result<()> {
+    fn begin(&mut self, destination: Option<Destination>) -> Result<()> {
+        self.stream = Stream::begin(destination).map_err(Failed::from)?;
         self.account.inodes_are(self.freezer.inodes());
         let report = self.account.report(&self.freezer);
         say!("premod: {}", sets::frozen(&report));
-        match self.stream.report(&report) {
-            // Nobody listens; CMD is what matters.
-            Ok(()) | Err(OutputError::Closed) => Ok(()),
-            Err(error) => Err(Failed::from(error).into()),
-        }
+        self.stream.report(&report);
+        Ok(())
     }
 
     /// Watches over the freeze until something ends it, thaws, and says how it was.
     async fn until_the_end(
         mut self,
-        mut command: Option<Child>,
+        mut command: Option<Running>,
+        ending: Ending,
         mut signals: Signals,
         mut server: Server,
     ) -> Result<u8> {
@@ -171,46 +225,65 @@ impl Session {
         let examined = self.examine();
         let early = had_command && !matches!(followed, Ok(End::Command(_)));
         if early && !self.account.is_violated() {
-            self.violated(&because(Why::ThawedEarly))?;
+            self.violated(&because(Why::ThawedEarly));
         }
         let last = self.account.report(&self.freezer);
         let thawed = detach::behind(|| self.freezer.thaw())?;
         let report = self.account.conclude(last, &thawed.tally);
         say!("premod: {}", sets::thawed(&report, &thawed.released));
-        let written = self.stream.report(&report);
-        let (end, ()) = (followed?, examined?);
-        if let End::Thaw(reply) = end {
-            reply.send(&report);
-            server.finish().await;
-            return finish(
-                written,
-                command,
-                report.is_violated().then_some(ExitCode::Violated),
-                0,
-            )
-            .await;
+        self.stream.report(&report);
+        let end = match followed.and_then(|end| examined.map(|()| end)) {
+            Ok(end) => end,
+            Err(error) if report.is_violated() => {
+                say!("premod: {}", printable(format!("{error:#}").as_bytes()));
+                return Ok(ExitCode::Violated as u8);
+            }
+            Err(error) => return Err(error),
+        };
+        if self.is_behind
+            && report.is_violated()
+            && !matches!(end, End::Thaw(_))
+            && let Err(error) = self.claim.keep(&report)
+        {
+            complain(&error);
         }
-        let code = match &end {
-            _ if report.is_violated() => Some(ExitCode::Violated),
-            End::Timeout => Some(ExitCode::NotFrozen),
-            _ => None,
+        while let Some(Incoming { reply, .. }) = server.waiting() {
+            reply.send(&report);
+        }
+        let mut code = None;
+        let (hurry, status) = match end {
+            End::Command(status) => (false, Some(status)),
+            End::Thaw(reply) => {
+                reply.send(&report);
+                (true, None)
+            }
+            End::Signal | End::Timeout => {
+                if matches!(end, End::Timeout) {
+                    code = Some(ExitCode::NotFrozen);
+                }
+                (true, None)
+            }
         };
-        let status = if let End::Command(status) = end {
-            status
-        } else {
-            0
+        server.finish().await;
+        // The files are free again, however long anybody reads.
+        drop(self.claim);
+        let hurry = Hurry::if_told(hurry);
+        if !finish(&mut self.stream, hurry, &mut self.output, &mut signals).await {
+            code = Some(ExitCode::Output);
+        }
+        if report.is_violated() {
+            code = Some(ExitCode::Violated);
+        }
+        let status = match (status, command) {
+            (None, Some(running)) => running.outlive("freeze", ending, &mut signals).await?,
+            (status, _) => status.unwrap_or(0),
         };
-        let written = if let End::Output(error) = end {
-            Err(error)
-        } else {
-            written
-        };
-        finish(written, command, code, status).await
+        Ok(code.map_or(status, |code| code as u8))
     }
 
     async fn follow(
         &mut self,
-        command: &mut Option<Child>,
+        command: &mut Option<Running>,
         signals: &mut Signals,
         server: &mut Server,
     ) -> Result<End> {
@@ -218,31 +291,22 @@ impl Session {
         let deadline = instant_of(deadline.unwrap_or(MonotonicNs(0)));
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut forwarded = false;
         loop {
             tokio::select! {
-                // In this order: what has happened is told before the end is acted upon.
+                // In this order, so that no flood of what happens keeps the end away: what has happened before it
+                // is told all the same.
                 biased;
-                happened = self.freezer.next() => {
-                    let happened = happened?;
-                    if let Err(error) = self.tell(&happened) {
-                        return Ok(End::Output(error));
-                    }
-                }
-                status = child::ended(command) => return Ok(End::Command(child::status(status?))),
-                signal = signals.next() => match command {
-                    // The first is CMD's, as with any program that runs another.
-                    Some(running) if !forwarded => {
-                        child::send(running, signal);
-                        forwarded = true;
-                    }
-                    _ => return Ok(End::Signal),
+                signal = signals.next() => if child::signalled(command, signal, signals).await {
+                    return Ok(End::Signal);
                 },
+                status = child::ended(command) => return Ok(End::Command(status?)),
+                () = sleep_until(deadline) => return Ok(End::Timeout),
                 Incoming { request, reply } = server.next() => match request {
                     Request::Status => reply.send(&self.account.report(&self.freezer)),
                     Request::Thaw => return Ok(End::Thaw(reply)),
                 },
-                () = sleep_until(deadline) => return Ok(End::Timeout),
+                error = self.stream.failed() => self.output = failed(error),
+                happened = self.freezer.next() => self.tell(&happened?),
                 _ = look.tick() => self.examine()?,
             }
         }
@@ -251,18 +315,18 @@ impl Session {
     /// Looks for what nobody tells.
     fn examine(&mut self) -> Result<()> {
         for happened in self.freezer.examine()? {
-            self.tell(&happened).map_err(Failed::from)?;
+            self.tell(&happened);
         }
         Ok(())
     }
 
-    fn tell(&mut self, happened: &Happened) -> Result<(), OutputError> {
+    fn tell(&mut self, happened: &Happened) {
         let (how, record, file) = match happened {
             // Without CMD, the end of the time is an end like any other.
             Happened::Violated(violation)
                 if violation.why == Why::Expired && !self.account.has_command() =>
             {
-                return Ok(());
+                return;
             }
             Happened::Violated(violation) => return self.violated(violation),
             Happened::Held(record, file) => {
@@ -276,16 +340,49 @@ impl Session {
         };
         let who = self.account.held(record, file);
         say!("premod: {how}: {}", sets::kept_out(&who));
-        unless_closed(self.stream.kept_out(how, &who, MonotonicNs(record.mono_ns)))
+        self.stream.kept_out(how, &who, MonotonicNs(record.mono_ns));
     }
 
-    fn violated(&mut self, violation: &Violation) -> Result<(), OutputError> {
+    fn violated(&mut self, violation: &Violation) {
         let Some(told) = self.account.violated(violation) else {
-            return Ok(());
+            return;
         };
         say!("premod: VIOLATED: {}", sets::violation(&told));
-        unless_closed(self.stream.violated(&told, violation.mono))
+        self.stream.violated(&told, violation.mono);
     }
+}
+
+/// Nothing more can be written. That does not end a freeze that others rely on, but is said at once.
+fn failed(error: OutputError) -> Result<(), OutputError> {
+    if matches!(error, OutputError::Closed) {
+        return Ok(());
+    }
+    complain_of(&error);
+    Err(error)
+}
+
+/// Ends the stream; whether everything was written for which there was a reader.
+async fn finish(
+    stream: &mut Stream,
+    mut hurry: Hurry,
+    output: &mut Result<(), OutputError>,
+    signals: &mut Signals,
+) -> bool {
+    if let Some(writer) = stream.writer() {
+        drain(writer, &mut hurry, signals).await;
+        if writer.has_failed() {
+            if let Ok(error) = timeout(Duration::ZERO, stream.failed()).await {
+                *output = failed(error);
+            }
+            return output.is_ok();
+        }
+    }
+    let unwritten = stream.give_up();
+    if unwritten > 0 {
+        let name = printable(stream.name().as_bytes());
+        say!("premod: {unwritten} lines not written: whoever reads {name} stood still");
+    }
+    unwritten == 0
 }
 
 /// A violation that nobody has committed.
@@ -298,30 +395,7 @@ fn because(why: Why) -> Violation {
     }
 }
 
-/// A reader that has gone does not end a freeze that others rely on.
-fn unless_closed(written: Result<(), OutputError>) -> Result<(), OutputError> {
-    match written {
-        Err(OutputError::Closed) => Ok(()),
-        written => written,
-    }
-}
-
 /// When a moment of the monotonic clock is, for tokio.
 fn instant_of(mono: MonotonicNs) -> Instant {
     Instant::now() + Duration::from_nanos(mono.0.saturating_sub(events::now().0))
-}
-
-/// Waits for CMD, if it still runs; the exit status.
-async fn finish(
-    written: Result<(), OutputError>,
-    command: Option<Child>,
-    code: Option<ExitCode>,
-    status: u8,
-) -> Result<u8> {
-    let status = match command {
-        Some(mut running) => child::status(running.wait().await?),
-        None => status,
-    };
-    unless_closed(written).map_err(Failed::from)?;
-    Ok(code.map_or(status, |code| code as u8))
 }

@@ -2,21 +2,31 @@
 
 mod background;
 mod child;
+mod descriptors;
 pub mod doctor;
+mod drain;
 pub mod freeze;
+mod inherited;
+mod names;
 mod plan;
 mod recover;
 mod signals;
 pub mod status;
 pub mod thaw;
 pub mod trace;
+mod witness;
 
 use std::io::{ErrorKind, Write};
+
+pub use self::{
+    child::Ending,
+    names::{List, Names},
+};
 
 use crate::{
     Error,
     exit_code::{ExitCode, Failed},
-    output::printable,
+    output::{OutputError, printable},
 };
 
 /// Writes what a command has to show to stdout, all at once.
@@ -34,4 +44,9 @@ fn show(text: &[u8]) -> Result<(), Failed> {
 fn complain(error: &Error) -> ExitCode {
     say!("premod: {}", printable(error.to_string().as_bytes()));
     error.into()
+}
+
+/// Says that the output cannot be written, when a command has more to do.
+fn complain_of(error: &OutputError) {
+    say!("premod: {}", printable(error.to_string().as_bytes()));
 }

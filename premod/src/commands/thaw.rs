@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{complain, recover, show};
+use super::{Names, complain, recover, show};
 use crate::{
     Error,
     exit_code::ExitCode,
@@ -29,7 +29,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub enum What {
     /// The freezes that these files belong to.
-    Files(Vec<PathBuf>),
+    Files(Names),
     /// Every freeze.
     All,
     /// What a premod that was killed has left stopped.
@@ -45,7 +45,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
         What::Recover => recover::run(settings.json)?,
         What::All => thaw_all(Registry::find()?, settings.json).await?,
         What::Files(files) => {
-            let (files, codes) = identified(files);
+            let (files, codes) = identified(files.read()?);
             let registry = Registry::find()?;
             thaw_files(registry, files, codes, settings.json).await?
         }
@@ -68,10 +68,49 @@ fn identified(paths: Vec<PathBuf>) -> (Vec<(FileId, PathBuf)>, Vec<ExitCode>) {
 }
 
 /// Whom to ask, and the FILE that led there.
-type Target = (Peer, Option<PathBuf>);
+type Target = (Peer, Option<(FileId, PathBuf)>);
+
+/// What came of it.
+#[derive(Default)]
+struct Answers {
+    codes: Vec<ExitCode>,
+    lines: Vec<u8>,
+}
+
+impl Answers {
+    /// A freeze was thawed.
+    fn is_thawed(&mut self, report: &SetReport) {
+        tell(report);
+        self.add(report);
+    }
+
+    /// A freeze had ended by itself, and had been violated.
+    fn has_ended(&mut self, report: &SetReport) {
+        say!(
+            "premod: the freeze of {} by premod {} had ended before",
+            named(report),
+            report.pid.0
+        );
+        tell_violations(report);
+        self.add(report);
+    }
+
+    fn add(&mut self, report: &SetReport) {
+        self.lines.extend(json_line(report));
+        let violated = report.is_violated().then_some(ExitCode::Violated);
+        self.codes.extend(violated);
+    }
+
+    fn show(self, json: bool) -> Result<ExitCode> {
+        if json {
+            show(&self.lines)?;
+        }
+        Ok(gravest(&self.codes))
+    }
+}
 
 async fn thaw_all(registry: Option<Registry>, json: bool) -> Result<ExitCode> {
-    let peers = match registry {
+    let peers = match &registry {
         Some(registry) => registry.peers()?,
         None => Vec::new(),
     };
@@ -79,16 +118,28 @@ async fn thaw_all(registry: Option<Registry>, json: bool) -> Result<ExitCode> {
         say!("premod: nothing is frozen");
     }
     let targets = peers.into_iter().map(|peer| (peer, None)).collect();
-    thaw(targets, Vec::new(), json).await
+    let mut answers = Answers::default();
+    thaw(targets, &mut answers).await;
+    if let Some(registry) = &registry {
+        for report in registry.take_all_ended() {
+            answers.has_ended(&report);
+        }
+    }
+    answers.show(json)
 }
 
 async fn thaw_files(
     registry: Option<Registry>,
     files: Vec<(FileId, PathBuf)>,
-    mut codes: Vec<ExitCode>,
+    codes: Vec<ExitCode>,
     json: bool,
 ) -> Result<ExitCode> {
+    let mut answers = Answers {
+        codes,
+        ..Answers::default()
+    };
     let mut targets: Vec<Target> = Vec::new();
+    let mut unfrozen = Vec::new();
     for (file, path) in files {
         let owner = match &registry {
             Some(registry) => registry.owner(file)?,
@@ -97,43 +148,44 @@ async fn thaw_files(
         match owner {
             // One premod is asked once, whatever it has of these files.
             Some(peer) if targets.iter().any(|(other, _)| other.pid() == peer.pid()) => {}
-            Some(peer) => targets.push((peer, Some(path))),
-            None => codes.push(complain(&Error::NotFrozen { path })),
+            Some(peer) => targets.push((peer, Some((file, path)))),
+            None => unfrozen.push((file, path)),
         }
     }
-    thaw(targets, codes, json).await
+    let unfrozen = unfrozen
+        .into_iter()
+        .map(|(file, path)| (file, Error::NotFrozen { path }));
+    for (file, error) in unfrozen.chain(thaw(targets, &mut answers).await) {
+        let ended = registry.as_ref();
+        match ended.and_then(|registry| registry.take_ended(file)) {
+            Some(report) => answers.has_ended(&report),
+            None => answers.codes.push(complain(&error)),
+        }
+    }
+    answers.show(json)
 }
 
-async fn thaw(targets: Vec<Target>, mut codes: Vec<ExitCode>, json: bool) -> Result<ExitCode> {
-    let (peers, paths): (Vec<Peer>, Vec<_>) = targets.into_iter().unzip();
-    let answers = ask_all(&peers, Request::Thaw).await;
-    let mut lines = Vec::new();
-    for (answer, path) in answers.into_iter().zip(paths) {
-        match (answer, path) {
-            (Ok(Some(report)), _) => {
-                tell(&report);
-                lines.extend(json_line(&report));
-                codes.extend(report.is_violated().then_some(ExitCode::Violated));
-            }
-            (Ok(None), Some(path)) => codes.push(complain(&Error::NotFrozen { path })),
+/// Asks all of them; the files of those that have not answered, and why. They may have ended meanwhile.
+async fn thaw(targets: Vec<Target>, answers: &mut Answers) -> Vec<(FileId, Error)> {
+    let (peers, files): (Vec<Peer>, Vec<_>) = targets.into_iter().unzip();
+    let mut silent = Vec::new();
+    for (answer, file) in ask_all(&peers, Request::Thaw).await.into_iter().zip(files) {
+        match (answer, file) {
+            (Ok(Some(report)), _) => answers.is_thawed(&report),
+            (Ok(None), Some((file, path))) => silent.push((file, Error::NotFrozen { path })),
+            (Err(error), Some((file, _))) => silent.push((file, error)),
             // It has ended by itself.
             (Ok(None), None) => {}
-            (Err(error), _) => codes.push(complain(&error)),
+            (Err(error), None) => answers.codes.push(complain(&error)),
         }
     }
-    if json {
-        show(&lines)?;
-    }
-    Ok(gravest(&codes))
+    silent
 }
 
 /// What had happened to the files of one set.
 fn tell(report: &SetReport) {
-    let SetReport { pid, files, .. } = report;
-    let files = match files.as_slice() {
-        [file] => printable(&file.path.0),
-        files => format!("{} files", files.len()),
-    };
+    let SetReport { pid, .. } = report;
+    let files = named(report);
     let (refused, killed) = (report.refused, report.killed);
     say!(
         "premod: thawed {files} of premod {}: {refused} calls refused, {killed} processes killed",
@@ -149,6 +201,18 @@ fn tell(report: &SetReport) {
             sets::process(held.pid, held.tid, &held.comm)
         );
     }
+    tell_violations(report);
+}
+
+/// The files of a set, in words.
+fn named(report: &SetReport) -> String {
+    match report.files.as_slice() {
+        [file] => printable(&file.path.0),
+        files => format!("{} files", files.len()),
+    }
+}
+
+fn tell_violations(report: &SetReport) {
     if report.is_violated() {
         say!("premod: {}", sets::violated(&report.violations));
         for violation in &report.violations.first {
@@ -227,6 +291,24 @@ mod tests {
         let engine = answering(claim.listen().unwrap(), |_| None);
         assert_eq!(thaw(&[&paths[0]]).await.unwrap(), ExitCode::Failure);
         engine.end().await;
+
+        // It has ended behind everybody's back: that it was violated is told once.
+        let mut ended = report(1);
+        let FileId { device, inode } = FileId::at(&paths[0]).unwrap();
+        (ended.files[0].device, ended.files[0].inode) = (device, inode);
+        claim.keep(&ended).unwrap();
+        assert_eq!(
+            thaw(&[&paths[0], &paths[2]]).await.unwrap(),
+            ExitCode::Violated
+        );
+        assert_eq!(thaw(&[&paths[0]]).await.unwrap(), ExitCode::NotFrozen);
+        claim.keep(&ended).unwrap();
+        let all = thaw_all(Some(registry.clone()), false).await.unwrap();
+        assert_eq!(all, ExitCode::Violated);
+        claim.keep(&ended).unwrap();
+        drop(claim);
+        registry.claim(&[files[0].as_fd()]).unwrap();
+        assert_eq!(thaw(&[&paths[0]]).await.unwrap(), ExitCode::NotFrozen);
         assert_eq!(
             thaw_all(Some(registry.clone()), false).await.unwrap(),
             ExitCode::Ok

@@ -6,26 +6,34 @@ use anyhow::Result;
 use aya_log::EbpfLogger;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    process::Child,
     time::{Instant, sleep_until},
 };
 
-use super::{child, signals::Signals};
+use super::{
+    Ending, Names,
+    child::{self, Running},
+    complain_of, descriptors,
+    drain::{Hurry, drain},
+    inherited::Inherited,
+    signals::Signals,
+};
 use crate::{
     Summary, Tracer,
     events::Record,
-    exit_code::Failed,
+    exit_code::{ExitCode, Failed},
     kernel::{caps, detach},
-    output::{Filter, Form, Output, OutputError, printable},
+    output::{Filter, Form, Output, OutputError, destination::Destination, printable, stderr},
 };
 
 /// What `premod trace` was asked to do.
 #[derive(Debug)]
 pub struct Settings {
     /// Files and directories; all files if there is none.
-    pub paths: Vec<PathBuf>,
+    pub paths: Names,
     /// CMD and its arguments; empty if there is none.
     pub command: Vec<OsString>,
+    /// What becomes of CMD if the trace is over before it.
+    pub ending: Ending,
     /// How events look.
     pub form: Form,
     /// Where they go, if not to stdout.
@@ -48,8 +56,10 @@ pub struct Settings {
 
 /// Why a trace ended.
 enum End {
-    /// A signal, the time limit, or the number of events.
-    Asked,
+    /// A signal, or the time limit.
+    Told,
+    /// The number of events.
+    Enough,
     /// CMD has ended with this status.
     Command(u8),
     /// The output cannot be written any more.
@@ -61,9 +71,18 @@ enum End {
 /// # Errors
 /// If tracing cannot begin, CMD cannot be run, or the output cannot be written.
 pub async fn run(settings: Settings) -> Result<u8> {
-    let output = Output::open(settings.output.as_deref(), settings.form).map_err(Failed::from)?;
+    let inherited = Inherited::adapt();
+    let paths = settings.paths.read()?;
+    descriptors::must_suffice_for(paths.len())?;
+    child::check(&settings.command)?;
+    let destination = Destination::open(settings.output.as_deref()).map_err(Failed::from)?;
+    if settings.output.is_some() {
+        for path in &paths {
+            destination.must_not_be(path).map_err(Failed::from)?;
+        }
+    }
     let mut tracer = Tracer::builder()
-        .paths(settings.paths.iter().cloned())
+        .paths(paths.iter().cloned())
         .buffer_size(settings.buffer_size)
         .period(settings.period)
         .include_own(settings.own)
@@ -78,14 +97,17 @@ pub async fn run(settings: Settings) -> Result<u8> {
         0 => None,
         _ => Some(listen(EbpfLogger::init(tracer.object())?)?),
     };
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
+    let output = Output::begin(destination, settings.form).map_err(Failed::from)?;
+    // What has been said stands before whatever CMD says.
+    stderr::settled().await;
     // CMD gets the capabilities that premod was started with; premod itself needs few from here on.
     let own_stdout_is_data = settings.output.is_none();
-    let mut command = child::start(&settings.command, own_stdout_is_data)?;
+    let mut command = child::start(&settings.command, own_stdout_is_data, &inherited)?;
     caps::drop_all_but_needed()?;
     tracing::info!("{} hooks are attached", tracer.attachments().len());
 
-    say!("premod: tracing {}", described(&settings.paths));
+    say!("premod: tracing {}", described(&paths));
 
     let began = Instant::now();
     let mut session = Session {
@@ -96,23 +118,28 @@ pub async fn run(settings: Settings) -> Result<u8> {
         logger,
     };
     let deadline = settings.duration.map(|duration| began + duration);
-    let end = match session.begin() {
-        Ok(()) => session.follow(deadline, &mut command, signals).await?,
-        Err(error) => End::Output(error),
-    };
-    let written = session.finish(&end).await;
-    conclude(&session.tracer.summary(), began.elapsed());
+    let mut end = session.follow(deadline, &mut command, &mut signals).await?;
+    let written = session.finish(&mut end, &mut signals).await;
+    conclude(&session, began.elapsed());
     detach::behind(|| drop(session));
 
+    let code = match written {
+        Ok(0) | Err(OutputError::Closed) => None,
+        Ok(_) => Some(ExitCode::Output),
+        Err(error) => {
+            complain_of(&error);
+            Some(ExitCode::Output)
+        }
+    };
     let status = match (end, command) {
         (End::Command(status), _) => status,
-        (_, Some(mut running)) => child::status(running.wait().await?),
+        (_, Some(running)) => {
+            let ending = settings.ending;
+            running.outlive("trace", ending, &mut signals).await?
+        }
         _ => 0,
     };
-    match written {
-        Ok(()) | Err(OutputError::Closed) => Ok(status),
-        Err(error) => Err(Failed::from(error).into()),
-    }
+    Ok(code.map_or(status, |code| code as u8))
 }
 
 /// What the kernel side says.
@@ -135,96 +162,107 @@ struct Session {
 }
 
 impl Session {
-    /// From here on nothing is missed, and the header says so.
-    fn begin(&mut self) -> Result<(), OutputError> {
-        self.output.begin()
-    }
-
     /// Shows records until something ends the trace.
     async fn follow(
         &mut self,
         deadline: Option<Instant>,
-        command: &mut Option<Child>,
-        mut signals: Signals,
+        command: &mut Option<Running>,
+        signals: &mut Signals,
     ) -> Result<End> {
-        let mut forwarded = false;
         loop {
+            let has_room = self.output.writer().has_room();
             tokio::select! {
-                // In this order: what has happened is shown before the end is acted upon.
+                // In this order, so that no flood of events keeps the end away: what has happened before it is
+                // shown all the same.
                 biased;
-                record = self.tracer.next() => {
-                    let Some(record) = record else { return Ok(End::Asked) };
-                    if let Err(error) = self.show_batch(record) {
+                // What CMD still writes after a signal belongs to the trace.
+                signal = signals.next() => if child::signalled(command, signal, signals).await {
+                    return Ok(End::Told);
+                },
+                () = passed(deadline) => return Ok(End::Told),
+                status = child::ended(command) => return Ok(End::Command(status?)),
+                () = self.output.writer().stirred(has_room) => {
+                    if let Some(error) = self.output.error() {
                         return Ok(End::Output(error));
                     }
+                }
+                record = next(&mut self.tracer, has_room) => {
+                    let Some(record) = record else { return Ok(End::Enough) };
+                    self.show_batch(record);
                     if self.left == Some(0) {
-                        return Ok(End::Asked);
+                        return Ok(End::Enough);
                     }
                 }
-                status = child::ended(command) => return Ok(End::Command(child::status(status?))),
-                signal = signals.next() => match command {
-                    // The first is CMD's: what it still writes belongs to the trace.
-                    Some(running) if !forwarded => {
-                        child::send(running, signal);
-                        forwarded = true;
-                    }
-                    _ => return Ok(End::Asked),
-                },
-                () = passed(deadline) => return Ok(End::Asked),
                 () = log_ready(&mut self.logger) => {}
             }
         }
     }
 
-    /// Stops, shows what is left, and ends the output.
-    async fn finish(&mut self, end: &End) -> Result<(), OutputError> {
+    /// Stops, shows what is left, and ends the output; how many lines could not be written.
+    async fn finish(&mut self, end: &mut End, signals: &mut Signals) -> Result<u64, OutputError> {
         self.tracer.stop();
         if let Some(logger) = &mut self.logger {
             logger.get_mut().flush();
         }
         if let End::Output(error) = end {
-            return match error {
-                OutputError::Closed => Err(OutputError::Closed),
-                OutputError::Write { to, source } => Err(OutputError::Write {
-                    to: to.clone(),
-                    source: std::io::Error::new(source.kind(), source.to_string()),
-                }),
-            };
+            return Err(std::mem::replace(error, OutputError::Closed));
         }
+        let mut hurry = Hurry::if_told(matches!(end, End::Told));
         while let Some(record) = self.tracer.next().await {
-            self.show(&record)?;
+            self.show(&record);
+            if !self.output.writer().has_room() {
+                self.drain(&mut hurry, signals).await?;
+            }
         }
-        self.output.finish(&self.tracer.summary())
+        self.output.finish(&self.tracer.summary());
+        self.drain(&mut hurry, signals).await?;
+        Ok(self.output.unwritten())
     }
 
-    fn show_batch(&mut self, first: Record) -> Result<(), OutputError> {
+    async fn drain(&mut self, hurry: &mut Hurry, signals: &mut Signals) -> Result<(), OutputError> {
+        if self.output.unwritten() == 0 && !drain(self.output.writer(), hurry, signals).await {
+            self.output.give_up();
+        }
+        self.output.error().map_or(Ok(()), Err)
+    }
+
+    fn show_batch(&mut self, first: Record) {
         let mut next = Some(first);
         while let Some(record) = next
             && self.left != Some(0)
         {
-            self.show(&record)?;
+            self.show(&record);
             next = self.tracer.next_of_batch();
         }
-        Ok(())
     }
 
-    fn show(&mut self, record: &Record) -> Result<(), OutputError> {
-        if let Record::FirstDirty(event) = record {
-            if !self.filter.accepts(event) || self.left == Some(0) {
-                return self.flush_when_idle();
-            }
-            self.left = self.left.map(|left| left - 1);
+    fn show(&mut self, record: &Record) {
+        if let Record::FirstDirty(event) = record
+            && (!self.filter.accepts(event) || self.left == Some(0))
+        {
+            return self.flush_when_idle();
         }
-        self.output.record(record)?;
-        self.flush_when_idle()
+        if let (Record::FirstDirty(_), Some(left)) = (record, &mut self.left) {
+            *left -= 1;
+        }
+        self.output.record(record);
+        self.flush_when_idle();
     }
 
-    fn flush_when_idle(&mut self) -> Result<(), OutputError> {
-        if self.tracer.has_more() {
-            Ok(())
-        } else {
-            self.output.flush()
+    fn flush_when_idle(&mut self) {
+        if !self.tracer.has_more() {
+            self.output.flush();
         }
+    }
+}
+
+/// The next record, if there is room for it. Else it waits in the kernel's buffer, which counts those that find no
+/// room there.
+async fn next(tracer: &mut Tracer, has_room: bool) -> Option<Record> {
+    if has_room {
+        tracer.next().await
+    } else {
+        match tracer.tend().await {}
     }
 }
 
@@ -255,7 +293,7 @@ fn described(paths: &[PathBuf]) -> String {
     }
 }
 
-fn conclude(summary: &Summary, took: Duration) {
+fn conclude(session: &Session, took: Duration) {
     let Summary {
         events,
         lost,
@@ -263,7 +301,7 @@ fn conclude(summary: &Summary, took: Duration) {
         late,
         untracked,
         unplaced,
-    } = *summary;
+    } = session.tracer.summary();
     let mut text = format!(
         "premod: {events} events, {lost} lost in {:.1} s",
         took.as_secs_f64()
@@ -277,6 +315,13 @@ fn conclude(summary: &Summary, took: Duration) {
         if count > 0 {
             text.push_str(&format!("; {count} {what}"));
         }
+    }
+    let unwritten = session.output.unwritten();
+    if unwritten > 0 {
+        let name = printable(session.output.name().as_bytes());
+        text.push_str(&format!(
+            "; {unwritten} lines not written: whoever reads {name} stood still"
+        ));
     }
     say!("{text}");
 }

@@ -1,6 +1,6 @@
 //! What is to be frozen, and how; and the way to programs that hang.
 
-use std::{os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{collections::HashSet, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use premod_common::guard::{GuardSettings, MmapPolicy, Mode};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -10,7 +10,7 @@ use super::{
     freezer::Freezer,
     guards::Guards,
     keeper::{Keeper, Pins, recover},
-    target::Target,
+    target::{Target, UsedByKernel},
 };
 use crate::{
     error::Error,
@@ -78,10 +78,12 @@ impl FreezerBuilder {
     /// # Errors
     /// If one cannot be opened or is refused, or none is given.
     pub fn targets(&self) -> Result<Vec<Target>, Error> {
+        let used = UsedByKernel::gather();
         let mut targets: Vec<Target> = Vec::new();
+        let mut known = HashSet::new();
         for path in &self.paths {
-            let target = Target::open(path)?;
-            if !targets.iter().any(|known| known.id == target.id) {
+            let target = Target::open(path, &used)?;
+            if known.insert(target.id) {
                 targets.push(target);
             }
         }
@@ -158,11 +160,7 @@ impl FreezerBuilder {
         // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
         let happenings = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;
-        let flusher =
-            Flusher::new(targets.iter().map(Target::file)).map_err(|error| Error::Kernel {
-                context: "cannot open the files a second time".to_owned(),
-                reason: error.to_string(),
-            })?;
+        let flusher = Flusher::new(targets.iter().map(Target::shared_file));
         Ok(Freezer {
             inodes: Vec::new(),
             // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).

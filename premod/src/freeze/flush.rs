@@ -15,16 +15,14 @@ pub(crate) enum Flushed {
     Failed(usize, io::Error),
 }
 
-/// Descriptors for flushing, which a thread can keep when nobody waits for it any more.
+/// The files, which a thread can keep when nobody waits for it any more.
 #[derive(Clone)]
-pub(crate) struct Flusher(Arc<Vec<File>>);
+pub(crate) struct Flusher(Arc<Vec<Arc<File>>>);
 
 impl Flusher {
     /// For these files.
-    pub(crate) fn new<'a>(files: impl Iterator<Item = &'a File>) -> io::Result<Self> {
-        Ok(Self(Arc::new(
-            files.map(File::try_clone).collect::<Result<_, _>>()?,
-        )))
+    pub(crate) fn new(files: impl Iterator<Item = Arc<File>>) -> Self {
+        Self(Arc::new(files.collect()))
     }
 
     /// Writes all dirty pages of all files to disk, and so write-protects them in every mapping

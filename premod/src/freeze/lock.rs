@@ -32,8 +32,8 @@ pub(super) struct Lock {
 /// Why there is no lock.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// Somebody has it: the process, if it says so.
-    Held(Option<Pid>),
+    /// Somebody has it.
+    Held,
     /// The file cannot be opened or locked.
     Broken(io::Error),
 }
@@ -49,7 +49,7 @@ impl Lock {
             }
             let owner = owner(path);
             if owner.is_some_and(is_alive) || began.elapsed() > PATIENCE {
-                return Err(Refusal::Held(owner));
+                return Err(Refusal::Held);
             }
             sleep(Duration::from_millis(2));
         }
@@ -61,6 +61,28 @@ impl Lock {
         match Self::attempt(path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other,
+        }
+    }
+
+    /// Whether somebody has the lock.
+    pub(super) fn is_held(path: &Path) -> io::Result<bool> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path);
+        let file = match file {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        loop {
+            // Shared, so that of two who ask neither takes the other for the owner.
+            match flock(&file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return Ok(false),
+                Err(Errno::WOULDBLOCK) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

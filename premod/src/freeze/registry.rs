@@ -4,7 +4,9 @@
 //! /run/premod/                 root's alone
 //!   4711.sock                  where the set of premod 4711 answers
 //!   locks/4711.sock            locked by whoever listens there
-//!   locks/259:2-131            locked by whoever freezes inode 131 of device 259:2
+//!   locks/4711-8230-0          locked by premod 4711 for as long as its claim lasts
+//!   locks/259:2-131            names the claim on inode 131 of device 259:2: a link to 4711-8230-0
+//!   ended/4711-8230            how a freeze was that has ended behind everybody's back
 //! ```
 //!
 //! The locks are premod's own files: a lock on the user's file could meet the user's own locks. All of
@@ -23,8 +25,11 @@ use std::{
 pub use super::file_id::FileId;
 use super::{
     control::Peer,
+    ended,
     file_id::name_of,
-    lock::{self, Lock, Refusal},
+    links::{self, Links},
+    lock::{Lock, Refusal},
+    report::SetReport,
     server::Server,
 };
 use crate::{Error, events::Pid};
@@ -97,18 +102,19 @@ impl Registry {
         // In the same order everywhere, so that of two who want the same files one gets all.
         files.sort_by_key(|(id, _)| *id);
         files.dedup_by_key(|(id, _)| *id);
-        let claim = |(id, file): &(FileId, BorrowedFd<'_>)| {
-            let path = self.file_lock(*id);
-            Lock::take(&path).map_err(|refusal| match refusal {
-                Refusal::Held(pid) => {
-                    let path = name_of(*file, *id);
-                    Error::Busy { path, pid }
-                }
-                Refusal::Broken(error) => unusable(&path, error),
-            })
-        };
+        let ids: Vec<_> = files.iter().map(|(id, _)| *id).collect();
+        let names: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        let links = Links::make(&self.locks(), &names).map_err(|refusal| match refusal {
+            links::Refusal::Claimed(number, pid) => {
+                let (id, file) = files[number];
+                let path = name_of(file, id);
+                Error::Busy { path, pid }
+            }
+            links::Refusal::Broken(error) => unusable(&self.locks(), error),
+        })?;
+        ended::forget(&self.ended(), &ids);
         Ok(Claim {
-            _locks: files.iter().map(claim).collect::<Result<_, _>>()?,
+            _links: links,
             registry: self.clone(),
         })
     }
@@ -136,17 +142,15 @@ impl Registry {
     /// # Errors
     /// If its lock cannot be looked at.
     pub fn owner(&self, file: FileId) -> Result<Option<Peer>, Error> {
-        let path = self.file_lock(file);
-        let stale = Lock::take_stale(&path).map_err(|error| unusable(&path, error))?;
-        if stale.is_some() {
-            return Ok(None);
-        }
-        Ok(lock::owner(&path).map(|pid| self.peer(pid)))
+        let path = self.locks().join(file.to_string());
+        let owner = links::claimed_by(&path).map_err(|error| unusable(&path, error))?;
+        Ok(owner.map(|pid| self.peer(pid)))
     }
 
     /// Removes what dead processes have left. What cannot be removed harms nobody.
     fn tidy(&self) -> Result<(), Error> {
-        for path in self.entries(&self.directory.join("locks"))? {
+        links::tidy(&self.locks()).map_err(|error| unusable(&self.locks(), error))?;
+        for path in self.entries(&self.locks())? {
             let Ok(Some(_lock)) = Lock::take_stale(&path) else {
                 continue;
             };
@@ -179,23 +183,48 @@ impl Registry {
         self.directory.join(format!("{}.sock", pid.0))
     }
 
-    fn file_lock(&self, file: FileId) -> PathBuf {
-        self.directory.join("locks").join(file.to_string())
+    /// How the last freeze of this file was, if it has ended without anybody to be told that it was violated. It is
+    /// told once.
+    #[must_use]
+    pub fn take_ended(&self, file: FileId) -> Option<SetReport> {
+        ended::take(&self.ended(), file)
+    }
+
+    /// The same of all files.
+    #[must_use]
+    pub fn take_all_ended(&self) -> Vec<SetReport> {
+        ended::take_all(&self.ended())
+    }
+
+    fn ended(&self) -> PathBuf {
+        self.directory.join("ended")
+    }
+
+    fn locks(&self) -> PathBuf {
+        self.directory.join("locks")
     }
 }
 
 /// Files that this process may freeze. They are free again on drop, or when the process has ended.
 ///
-/// Each file costs one open descriptor. The locks belong to the descriptors: a child that is forked and not
-/// executed keeps them, and has to close them. A process that becomes a daemon claims when it is one,
-/// because its process id is written into the lock files.
+/// It costs one open descriptor, to which the lock belongs: a child that is forked and not executed keeps it, and has
+/// to close it. A process that becomes a daemon claims when it is one, because the claim has its process id.
 #[derive(Debug)]
 pub struct Claim {
-    _locks: Vec<Lock>,
+    _links: Links,
     registry: Registry,
 }
 
 impl Claim {
+    /// Keeps the report of a freeze that nobody waits for, for whoever comes to thaw its files.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep(&self, report: &SetReport) -> Result<(), Error> {
+        let directory = self.registry.ended();
+        ended::keep(&directory, report).map_err(|error| unusable(&directory, error))
+    }
+
     /// Begins to listen for requests about this set. Has to be called in a tokio runtime.
     ///
     /// # Errors
@@ -203,10 +232,10 @@ impl Claim {
     pub fn listen(&self) -> Result<Server, Error> {
         let path = self.registry.socket(Pid(std::process::id()));
         let name = path.file_name().unwrap_or_default();
-        let lock = self.registry.directory.join("locks").join(name);
+        let lock = self.registry.locks().join(name);
         let lock = Lock::take(&lock).map_err(|refusal| {
             let error = match refusal {
-                Refusal::Held(_) => io::ErrorKind::AddrInUse.into(),
+                Refusal::Held => io::ErrorKind::AddrInUse.into(),
                 Refusal::Broken(error) => error,
             };
             unusable(&path, error)

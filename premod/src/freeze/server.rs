@@ -96,6 +96,11 @@ impl Server {
         }
     }
 
+    /// A request that has come already.
+    pub fn waiting(&mut self) -> Option<Incoming> {
+        self.requests.try_recv().ok()
+    }
+
     /// Ends: lets nobody in any more, and waits until what was answered has been read. Takes at most as
     /// long as one client may take to read.
     pub async fn finish(self) {

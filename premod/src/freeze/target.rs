@@ -12,6 +12,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use premod_common::guard::Look;
@@ -26,7 +27,7 @@ pub struct Target {
     pub path: PathBuf,
     /// Its device and inode number, as `stat` says them.
     pub id: (u64, u64),
-    file: File,
+    file: Arc<File>,
 }
 
 /// The filesystems on which freezing has been proved, by the magic numbers of linux/magic.h.
@@ -68,7 +69,7 @@ impl Target {
     ///
     /// # Errors
     /// If it cannot be opened, or nothing could be promised about it.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path, used: &UsedByKernel) -> Result<Self, Error> {
         let failed = |source: io::Error| refuse(path, ExitCode::BadPath, format!("{source}"));
         // Opening a FIFO would wait, and opening a device may do anything.
         let kind = fs::metadata(path).map_err(failed)?.file_type();
@@ -94,10 +95,10 @@ impl Target {
         let target = Self {
             path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
             id: (metadata.dev(), metadata.ino()),
-            file,
+            file: Arc::new(file),
         };
         target.check_filesystem()?;
-        target.check_use()?;
+        target.check_use(used)?;
         Ok(target)
     }
 
@@ -124,7 +125,7 @@ impl Target {
     }
 
     /// Refuses files that the kernel modifies behind everybody's back.
-    fn check_use(&self) -> Result<(), Error> {
+    fn check_use(&self, used: &UsedByKernel) -> Result<(), Error> {
         let status =
             rustix::fs::statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
         if status.is_ok_and(|status| status.stx_attributes.bits() & STATX_ATTR_DAX != 0) {
@@ -133,15 +134,13 @@ impl Target {
                     .to_owned(),
             ));
         }
-        if swap_files().any(|path| self.is(&path)) {
+        if used.swap.contains(&self.id) {
             return Err(self.refused(
                 "it is an active swap file, which the kernel writes without asking; swapoff it first"
                     .to_owned(),
             ));
         }
-        if let Some(device) =
-            loop_devices().find_map(|(device, path)| self.is(&path).then_some(device))
-        {
+        if let Some((device, _)) = used.loops.iter().find(|(_, id)| *id == self.id) {
             return Err(self.refused(format!(
                 "it is the file behind /dev/{device}, which writes to it without asking; freeze the filesystem on the device instead (fsfreeze)"
             )));
@@ -160,13 +159,9 @@ impl Target {
         Ok(())
     }
 
-    fn is(&self, path: &Path) -> bool {
-        fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == self.id)
-    }
-
     /// Whether its path still leads to it.
     pub(crate) fn is_in_its_place(&self) -> bool {
-        self.is(&self.path)
+        id_of(&self.path) == Some(self.id)
     }
 
     fn refused(&self, why: String) -> Error {
@@ -177,6 +172,11 @@ impl Target {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The same, for whoever needs it for longer. It costs no other descriptor.
+    pub(crate) fn shared_file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 }
 
@@ -192,6 +192,32 @@ fn refuse(path: &Path, code: ExitCode, why: String) -> Error {
         why,
         code,
     }
+}
+
+/// Files that the kernel itself uses now, by device and inode number.
+#[derive(Debug, Default)]
+pub struct UsedByKernel {
+    swap: Vec<(u64, u64)>,
+    /// With the name of the loop device.
+    loops: Vec<(String, (u64, u64))>,
+}
+
+impl UsedByKernel {
+    /// Looks for them.
+    #[must_use]
+    pub fn gather() -> Self {
+        Self {
+            swap: swap_files().filter_map(|path| id_of(&path)).collect(),
+            loops: loop_devices()
+                .filter_map(|(device, path)| Some((device, id_of(&path)?)))
+                .collect(),
+        }
+    }
+}
+
+fn id_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The active swap files; /proc/swaps writes blanks in names as `\040`.
@@ -220,7 +246,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_frozen_is_refused_in_a_sentence() {
-        let sentence = |path: &str| Target::open(Path::new(path)).unwrap_err().to_string();
+        let used = UsedByKernel::gather();
+        let sentence = |path: &str| {
+            let refusal = Target::open(Path::new(path), &used).unwrap_err();
+            refusal.to_string()
+        };
         assert!(sentence("/no/such/file").contains("/no/such/file"));
         assert!(sentence("/").contains("directory"));
         assert!(sentence("/dev/null").contains("device"));

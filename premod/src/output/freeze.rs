@@ -1,14 +1,15 @@
 //! What `premod freeze` says while it freezes: lines of JSON for programs, sentences for people.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::Path,
-};
+use std::future::pending;
 
 use serde::Serialize;
 
-use super::{OutputError, json_line, printable};
+use super::{
+    OutputError,
+    destination::Destination,
+    json_line,
+    writer::{self, Writer},
+};
 use crate::{
     events::{Clocks, MonotonicNs},
     freeze::report::{Held, SetReport, Violation},
@@ -25,56 +26,40 @@ struct Line<'a, T> {
     body: &'a T,
 }
 
-/// Where JSON lines go, if they are wanted.
-pub(crate) struct Stream(Option<(Box<dyn Write>, String)>);
+/// Where JSON lines go, if they are wanted. Nobody waits for whoever reads them: others rely on the freeze.
+#[derive(Default)]
+pub(crate) struct Stream {
+    to: Option<(Writer, String)>,
+    /// Lines that found no room, or were given up.
+    unwritten: u64,
+}
 
 impl Stream {
-    /// Opens the file, or stdout if there is none.
-    pub(crate) fn open(json: bool, path: Option<&Path>) -> Result<Self, OutputError> {
-        Ok(Self(match (json, path) {
-            (false, _) => None,
-            (true, None) => Some((Box::new(io::stdout()), "stdout".to_owned())),
-            (true, Some(path)) => {
-                let name = printable(path.as_os_str().as_encoded_bytes());
-                let file = File::create(path).map_err(|source| OutputError::Write {
-                    to: name.clone(),
-                    source,
-                })?;
-                Some((Box::new(file), name))
-            }
-        }))
+    /// Begins to write.
+    ///
+    /// # Errors
+    /// If the file cannot be emptied, or there can be no thread that writes.
+    pub(crate) fn begin(destination: Option<Destination>) -> Result<Self, OutputError> {
+        let to = destination.map(Destination::begin).transpose()?;
+        Ok(Self { to, unwritten: 0 })
     }
 
     /// The freeze as it is.
-    pub(crate) fn report(&mut self, report: &SetReport) -> Result<(), OutputError> {
-        self.write(&json_line(report))
+    pub(crate) fn report(&mut self, report: &SetReport) {
+        self.write(&json_line(report));
     }
 
     /// A process was stopped (`held`), refused or killed.
-    pub(crate) fn kept_out(
-        &mut self,
-        how: &'static str,
-        who: &Held,
-        mono: MonotonicNs,
-    ) -> Result<(), OutputError> {
-        self.line(how, who, mono)
+    pub(crate) fn kept_out(&mut self, how: &'static str, who: &Held, mono: MonotonicNs) {
+        self.line(how, who, mono);
     }
 
     /// A file was modified, or may have been.
-    pub(crate) fn violated(
-        &mut self,
-        violation: &Violation,
-        mono: MonotonicNs,
-    ) -> Result<(), OutputError> {
-        self.line("violated", violation, mono)
+    pub(crate) fn violated(&mut self, violation: &Violation, mono: MonotonicNs) {
+        self.line("violated", violation, mono);
     }
 
-    fn line<T: Serialize>(
-        &mut self,
-        r#type: &'static str,
-        body: &T,
-        mono: MonotonicNs,
-    ) -> Result<(), OutputError> {
+    fn line<T: Serialize>(&mut self, r#type: &'static str, body: &T, mono: MonotonicNs) {
         let timestamp = format!("{:.9}", Clocks::now().date(mono));
         self.write(&json_line(&Line {
             schema: SetReport::SCHEMA,
@@ -82,20 +67,46 @@ impl Stream {
             timestamp,
             mono_ns: mono,
             body,
-        }))
+        }));
     }
 
-    fn write(&mut self, line: &[u8]) -> Result<(), OutputError> {
-        let Some((to, name)) = &mut self.0 else {
-            return Ok(());
+    fn write(&mut self, line: &[u8]) {
+        match &self.to {
+            Some((writer, _)) if writer.has_room() => writer.push(line),
+            Some(_) => self.unwritten += 1,
+            None => {}
+        }
+    }
+
+    /// What writes the lines.
+    pub(crate) fn writer(&self) -> Option<&Writer> {
+        self.to.as_ref().map(|(writer, _)| writer)
+    }
+
+    /// Waits until nothing more can be written; why. Never returns a second time.
+    pub(crate) async fn failed(&self) -> OutputError {
+        let Some((writer, name)) = &self.to else {
+            return pending().await;
         };
-        let written = to.write_all(line).and_then(|()| to.flush());
-        written.map_err(|source| match source.kind() {
-            io::ErrorKind::BrokenPipe => OutputError::Closed,
-            _ => OutputError::Write {
-                to: name.clone(),
-                source,
-            },
-        })
+        while !writer.has_failed() {
+            writer.stirred(true).await;
+        }
+        match writer.error() {
+            Some(error) => writer::explained(error, name),
+            None => pending().await,
+        }
+    }
+
+    /// Gives up what is not written; how many lines were not in all.
+    pub(crate) fn give_up(&mut self) -> u64 {
+        if let Some((writer, _)) = &self.to {
+            self.unwritten += writer.give_up();
+        }
+        self.unwritten
+    }
+
+    /// What it writes to, in a word.
+    pub(crate) fn name(&self) -> &str {
+        self.to.as_ref().map_or("", |(_, name)| name)
     }
 }

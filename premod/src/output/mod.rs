@@ -1,5 +1,6 @@
 //! Writing records: one writer, two forms.
 
+pub(crate) mod destination;
 mod filter;
 pub(crate) mod freeze;
 pub(crate) mod json;
@@ -7,13 +8,12 @@ mod line;
 #[cfg(test)]
 mod properties;
 pub(crate) mod sets;
+pub mod stderr;
 mod table;
 mod text;
+pub(crate) mod writer;
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::{io, path::PathBuf};
 
 pub use filter::{Filter, globs};
 pub use table::Columns;
@@ -21,6 +21,7 @@ pub use table::Columns;
 pub(crate) use text::is_dangerous;
 pub use text::printable;
 
+use self::{destination::Destination, writer::Writer};
 use crate::{
     Summary,
     events::Record,
@@ -43,12 +44,23 @@ pub(crate) fn json_line(value: &impl serde::Serialize) -> Vec<u8> {
     line
 }
 
-/// Why nothing more can be written.
+/// Why nothing can be written, or nothing more.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// The reader has gone: no failure.
     #[error("the reader has closed the pipe")]
     Closed,
+    /// It is one of the files that the command is about.
+    #[error(
+        "cannot write to {to}: it is {}, one of the files that this is about; write to another one",
+        path.display()
+    )]
+    IsInput {
+        /// Where to.
+        to: String,
+        /// The same, as it was given to the command.
+        path: PathBuf,
+    },
     /// Anything else.
     #[error("cannot write {to}: {source}")]
     Write {
@@ -62,73 +74,64 @@ pub enum OutputError {
 impl From<OutputError> for Failed {
     fn from(error: OutputError) -> Self {
         Self {
-            code: ExitCode::Output,
+            code: match error {
+                OutputError::IsInput { .. } => ExitCode::Usage,
+                _ => ExitCode::Output,
+            },
             sentence: error.to_string(),
         }
     }
 }
 
-/// Collects lines and writes them a batch at a time.
+/// Collects the lines of a trace and hands them over a batch at a time.
 pub struct Output {
-    to: Box<dyn Write>,
+    writer: Writer,
     name: String,
     form: Form,
     json: json::Records,
     buffer: Vec<u8>,
+    /// Lines that were given up.
+    unwritten: Option<u64>,
 }
 
-/// A batch is written when it has grown to this many bytes, or when there is nothing more to add.
+/// A batch is handed over when it has grown to this many bytes, or when there is nothing more to add.
 const BATCH: usize = 64 << 10;
 
 impl Output {
-    /// Writes to `file`, or to stdout.
+    /// Begins with what comes before the first record.
     ///
     /// # Errors
-    /// If the file cannot be created.
-    pub fn open(file: Option<&Path>, form: Form) -> Result<Self, OutputError> {
-        let (to, name): (Box<dyn Write>, _) = match file {
-            None => (Box::new(io::stdout().lock()), "stdout".to_owned()),
-            Some(path) => {
-                let name = path.display().to_string();
-                let file = std::fs::File::create(path).map_err(|source| OutputError::Write {
-                    to: name.clone(),
-                    source,
-                })?;
-                (Box::new(file), name)
-            }
-        };
-        Ok(Self {
-            to,
+    /// If the file cannot be emptied, or there can be no thread that writes.
+    pub(crate) fn begin(destination: Destination, form: Form) -> Result<Self, OutputError> {
+        let (writer, name) = destination.begin()?;
+        let mut output = Self {
+            writer,
             name,
             form,
             json: json::Records::default(),
             buffer: Vec::with_capacity(BATCH + 4096),
-        })
-    }
-
-    /// Writes what comes before the first record.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn begin(&mut self) -> Result<(), OutputError> {
-        if let Form::Table(columns) = self.form {
-            table::header(&mut self.buffer, columns);
+            unwritten: None,
+        };
+        if let Form::Table(columns) = form {
+            table::header(&mut output.buffer, columns);
         }
-        self.flush()
+        output.flush();
+        Ok(output)
     }
 
     /// Adds a record. Losses stand in the table's place on stderr, because it has no column for them.
-    ///
-    /// # Errors
-    /// If a full batch cannot be written.
-    pub fn record(&mut self, record: &Record) -> Result<(), OutputError> {
+    pub fn record(&mut self, record: &Record) {
+        if let Some(unwritten) = &mut self.unwritten {
+            *unwritten += 1;
+            return;
+        }
         match (self.form, record) {
             (Form::Json, record) => self.json.record(&mut self.buffer, record),
             (Form::Table(columns), Record::FirstDirty(event)) => {
                 table::event(&mut self.buffer, event, columns);
             }
             (Form::Table(_), Record::Lost(lost)) => {
-                self.flush()?;
+                self.flush();
                 crate::say!(
                     "premod: {} events lost: {}",
                     lost.count,
@@ -137,45 +140,50 @@ impl Output {
             }
         }
         if self.buffer.len() >= BATCH {
-            self.flush()
-        } else {
-            Ok(())
+            self.flush();
         }
     }
 
     /// Ends the stream: the JSON form says what happened in all.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn finish(&mut self, summary: &Summary) -> Result<(), OutputError> {
-        if self.form == Form::Json {
-            json::summary(&mut self.buffer, summary);
+    pub fn finish(&mut self, summary: &Summary) {
+        match (self.form, &mut self.unwritten) {
+            (Form::Json, Some(unwritten)) => *unwritten += 1,
+            (Form::Json, None) => json::summary(&mut self.buffer, summary),
+            _ => {}
         }
-        self.flush()
+        self.flush();
     }
 
-    /// Writes what has been collected.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn flush(&mut self) -> Result<(), OutputError> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let written = self
-            .to
-            .write_all(&self.buffer)
-            .and_then(|()| self.to.flush());
+    /// Hands over what has been collected.
+    pub fn flush(&mut self) {
+        self.writer.push(&self.buffer);
         self.buffer.clear();
-        written.map_err(|source| {
-            if source.kind() == io::ErrorKind::BrokenPipe {
-                OutputError::Closed
-            } else {
-                OutputError::Write {
-                    to: self.name.clone(),
-                    source,
-                }
-            }
-        })
+    }
+
+    /// What writes it.
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Gives up what is not written, and whatever is still added.
+    pub(crate) fn give_up(&mut self) {
+        self.flush();
+        *self.unwritten.get_or_insert(0) += self.writer.give_up();
+    }
+
+    /// How many lines were given up.
+    #[must_use]
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten.unwrap_or(0)
+    }
+
+    /// Why nothing more can be written, once.
+    pub(crate) fn error(&self) -> Option<OutputError> {
+        Some(writer::explained(self.writer.error()?, &self.name))
+    }
+
+    /// What it writes to, in a word.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 }

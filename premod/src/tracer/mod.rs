@@ -4,6 +4,7 @@ mod builder;
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -105,6 +106,14 @@ impl Tracer {
     /// The next record, if it has been decoded already: the rest of a batch, without the cost of a wait.
     pub fn next_of_batch(&mut self) -> Option<Record> {
         self.pending.pop_front()
+    }
+
+    /// Keeps an eye on the mount table while the caller has no use for records. Never returns.
+    pub(crate) async fn tend(&mut self) -> Infallible {
+        loop {
+            self.look.tick().await;
+            self.look_at_mounts();
+        }
     }
 
     /// Whether the next record is there already, so that [`Tracer::next`] would not wait.
@@ -232,6 +241,10 @@ impl Tracer {
         } else if self.looks.is_multiple_of(LOOKS_WHEN_IDLE) {
             self.note_losses(true);
         }
+        self.look_at_mounts();
+    }
+
+    fn look_at_mounts(&mut self) {
         if let Some((scope, Some(mounts))) = &mut self.scope
             && mounts.have_changed()
             && let Err(error) = scope

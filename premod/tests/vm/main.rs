@@ -18,6 +18,7 @@ mod maps;
 mod paths;
 mod races;
 mod refusals;
+mod shell;
 mod silence;
 mod spin;
 mod tools;
@@ -39,6 +40,7 @@ fn tests() -> Vec<Test> {
         &freeze::tests(),
         races::TESTS,
         command::TESTS,
+        shell::TESTS,
         diagnosis::TESTS,
         refusals::TESTS,
     ]

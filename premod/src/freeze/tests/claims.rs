@@ -32,7 +32,7 @@ fn a_file_is_claimed_once_and_free_again_afterwards() {
     let path = directory.file("db");
     let file = File::open(&path).unwrap();
     let claim = registry.claim(&[file.as_fd()]).unwrap();
-    assert_eq!(directory.leftovers().len(), 1);
+    assert_eq!(directory.leftovers().len(), 2, "a claim, and a file's link");
     let error = registry.claim(&[file.as_fd()]).unwrap_err();
     let sentence = format!(
         "cannot freeze {}: it is frozen already by premod {} (EBUSY); premod status tells more",
@@ -60,7 +60,7 @@ fn all_files_are_claimed_or_none() {
         let error = registry.claim(&all).unwrap_err();
         let named = matches!(&error, Error::Busy { path, .. } if path.ends_with("b"));
         assert!(named, "{error}");
-        assert_eq!(directory.leftovers().len(), 1, "only b is claimed");
+        assert_eq!(directory.leftovers().len(), 2, "only b is claimed");
     }
     registry.claim(&[a, c]).unwrap();
 }
@@ -74,7 +74,7 @@ fn a_file_that_comes_twice_is_claimed_once() {
     let files = [&path, &link, &path].map(|path| File::open(path).unwrap());
     let files = files.each_ref().map(AsFd::as_fd);
     let _claim = directory.registry().claim(&files).unwrap();
-    assert_eq!(directory.leftovers().len(), 1);
+    assert_eq!(directory.leftovers().len(), 2);
 }
 
 #[test]
@@ -134,6 +134,42 @@ fn whoever_tidies_up_gets_in_nobodys_way() {
         over.store(true, Ordering::SeqCst);
         claimed.unwrap();
     });
+}
+
+#[test]
+fn many_files_cost_one_descriptor() {
+    let directory = Directory::new();
+    let registry = directory.registry();
+    let names = (0..300).map(|number| directory.file(&number.to_string()));
+    let files: Vec<_> = names.map(|path| File::open(path).unwrap()).collect();
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let claim = registry.claim(&files).unwrap();
+    assert_eq!(directory.leftovers().len(), 301);
+    let run = directory.run();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    assert_eq!(open.filter(|path| path.starts_with(&run)).count(), 1);
+    drop(claim);
+    assert!(directory.leftovers().is_empty());
+}
+
+#[test]
+fn a_link_to_nowhere_claims_nothing() {
+    let directory = Directory::new();
+    let registry = directory.registry();
+    let path = directory.file("db");
+    let id = FileId::at(&path).unwrap();
+    let link = directory.run().join("locks").join(id.to_string());
+    symlink(format!("{}-1-0", std::process::id()), &link).unwrap();
+    assert!(registry.owner(id).unwrap().is_none());
+    drop(
+        registry
+            .claim(&[File::open(&path).unwrap().as_fd()])
+            .unwrap(),
+    );
+    symlink("4711-1-0", &link).unwrap();
+    assert!(registry.peers().unwrap().is_empty());
+    assert!(directory.leftovers().is_empty());
 }
 
 /// Another process that claims a file and listens, until it is killed.
@@ -197,7 +233,11 @@ fn a_killed_process_holds_nothing_and_what_it_left_is_removed() {
     assert_eq!(pids, [holder_pid]);
 
     holder.kill();
-    assert_eq!(directory.leftovers().len(), 3, "a socket and two locks");
+    assert_eq!(
+        directory.leftovers().len(),
+        4,
+        "a socket, two locks, a link"
+    );
     let owner = registry.owner(FileId::at(&path).unwrap()).unwrap();
     assert!(owner.is_none());
     registry.claim(&[file.as_fd()]).unwrap();

@@ -5,7 +5,7 @@ mod commands;
 mod fuse;
 pub(crate) mod in_flight;
 mod parts;
-mod policies;
+pub(crate) mod policies;
 #[path = "../../freeze/premod.rs"]
 pub(crate) mod premod;
 #[path = "../../freeze/process.rs"]

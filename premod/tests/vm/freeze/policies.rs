@@ -23,7 +23,7 @@ tests! {
 }
 
 /// An actor with a directory of its own.
-pub(super) fn actor(place: &Place, way: &str) -> Actor {
+pub(crate) fn actor(place: &Place, way: &str) -> Actor {
     // A name that mount(8) takes among its options.
     let name = way.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     actor_named(&name, place, way)
@@ -55,7 +55,7 @@ pub(super) fn freeze(actors: &[&Actor], options: &[&str]) -> Freeze {
 }
 
 /// What comes of an order; nobody may be undecided.
-pub(super) fn outcome(actor: &mut Actor) -> Outcome {
+pub(crate) fn outcome(actor: &mut Actor) -> Outcome {
     actor.order();
     let mut outcome = Outcome::Waits;
     process::wait_for("an outcome", || {

@@ -1,0 +1,54 @@
+//! What premod was started with and changes for itself: CMD gets it as it was.
+
+use std::{io, ptr};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// How things were when premod was started.
+#[derive(Clone, Debug)]
+pub(super) struct Inherited {
+    descriptors: Rlimit,
+    children_ignored: bool,
+}
+
+impl Inherited {
+    /// Changes what premod needs otherwise: as many descriptors as it may have, and to be told of the end of its
+    /// children.
+    pub(super) fn adapt() -> Self {
+        let descriptors = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: descriptors.maximum,
+            ..descriptors
+        };
+        // If it stays as it is, that is said when it does not suffice.
+        let _ = setrlimit(Resource::Nofile, raised);
+        let children_ignored = is_ignored(libc::SIGCHLD);
+        if children_ignored {
+            // SAFETY: the default action needs no handler.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+        }
+        Self {
+            descriptors,
+            children_ignored,
+        }
+    }
+
+    /// In a child that is about to become CMD: as it was.
+    pub(super) fn restore(&self) -> io::Result<()> {
+        setrlimit(Resource::Nofile, self.descriptors)?;
+        if self.children_ignored {
+            // SAFETY: ignoring a signal needs no handler.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        }
+        Ok(())
+    }
+}
+
+/// Whether this process ignores a signal, as under nohup, or in a script's background.
+pub(super) fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeros is a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the present action is written to a live one; nothing is changed.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+}
