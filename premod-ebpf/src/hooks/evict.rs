@@ -1,12 +1,10 @@
 //! The end of an inode's life in memory.
 
-use aya_ebpf::{
-    macros::{fentry, lsm},
-    programs::{FEntryContext, LsmContext},
-};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use premod_common::inode::InodeAddress;
 
 use crate::{
+    arguments::{Arguments, entries, pointer},
     kernel::Inode,
     maps::{INODES, SCOPE, setting},
     quiet,
@@ -20,11 +18,12 @@ fn lsm_inode_free_security(ctx: LsmContext) -> i32 {
 }
 
 /// As [`lsm_inode_free_security`], where `bpf` is not among the active LSMs.
-#[fentry(function = "security_inode_free")]
-fn fentry_inode_free_security(ctx: FEntryContext) -> i32 {
-    freed(ctx.arg(0));
-    0
+#[inline(always)]
+fn inode_free(arguments: &impl Arguments) {
+    freed(pointer!(arguments, 0, type_inode));
 }
+
+entries!("security_inode_free": fentry_inode_free_security, kprobe_inode_free_security => inode_free);
 
 #[inline(always)]
 fn freed(inode: *const u8) {

@@ -156,6 +156,18 @@ impl Btf {
         self.functions.contains_key(name.as_bytes())
     }
 
+    /// Number of a function's type; `None` if there is no such function.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.functions.get(name.as_bytes()).copied()
+    }
+
+    /// Number of a structure's or union's type; `None` if there is no such structure.
+    #[must_use]
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.structures.get(name.as_bytes()).copied()
+    }
+
     /// How many arguments a function has; `None` if there is no such function.
     #[must_use]
     pub fn arguments(&self, function: &str) -> Option<usize> {

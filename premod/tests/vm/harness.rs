@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use premod::kernel::environment::{Environment, Preemption};
 use serde_json::json;
 
 use crate::{freeze, trace::Trace};
@@ -99,9 +100,16 @@ pub(crate) fn is_reference() -> bool {
     has_lsm() && kernel.release().to_bytes().starts_with(b"6.12.")
 }
 
-/// Whether the kernel preempts a task wherever it is (`PREEMPT_LAZY`), not only where it offers to be.
+/// Whether the kernel preempts a task wherever it is, for one of real time at least, not only where it offers to be.
 pub(crate) fn preempts_everywhere() -> bool {
-    kernel_at_least(6, 13)
+    preemption() != Preemption::Never
+}
+
+/// Whether the kernel takes the CPU from tasks that run in it.
+pub(crate) fn preemption() -> Preemption {
+    let preemption = Environment::gather().preemption;
+    assert_ne!(preemption, Preemption::Unknown, "the guest's kernel tells");
+    preemption
 }
 
 /// Whether the kernel is of this series or a later one.

@@ -19,6 +19,7 @@ mod paths;
 mod races;
 mod refusals;
 mod silence;
+mod skips;
 mod spin;
 mod tools;
 mod trace;
@@ -45,6 +46,7 @@ fn tests() -> Vec<Test> {
         &coverage::tests(),
         &freeze::tests(),
         races::TESTS,
+        skips::TESTS,
         command_line,
         diagnosis::TESTS,
         refusals::TESTS,
