@@ -2,8 +2,6 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-
 /// Stores `new` at `place` if it holds `expected`; says whether it did.
 ///
 /// # Safety
@@ -68,20 +66,20 @@ pub(crate) unsafe fn add(counter: *mut u64, amount: u64) {
     }
 }
 
-/// Returns `value`, of which the verifier then knows nothing.
+/// Adds one to a counter, and returns what it was.
 ///
-/// The verifier of 6.1 takes two states for one when they differ only in a constant that went through a
-/// call with a callback in between; it then cuts the branch that belongs to the other constant. We have
-/// seen it drop the counting of repeated announcements.
+/// # Safety
+/// `counter` points to 8 aligned bytes of a map value.
 #[inline(always)]
-pub(crate) fn opaque(value: u64) -> u64 {
-    // SAFETY: no preconditions.
-    let noise = unsafe { bpf_ktime_get_ns() };
-    let mut opaque = value;
-    // SAFETY: registers only.
+pub(crate) unsafe fn next(counter: *mut u64) -> u64 {
+    let mut one = 1u64;
+    // SAFETY: the caller vouches for `counter`; the instruction changes its operand only.
     unsafe {
-        asm!("{value} ^= {noise}", value = inout(reg) opaque, noise = in(reg) noise);
-        asm!("{value} ^= {noise}", value = inout(reg) opaque, noise = in(reg) noise);
+        asm!(
+            "{one} = atomic_fetch_add((u64 *)({counter} + 0), {one})",
+            counter = in(reg) counter,
+            one = inout(reg) one,
+        );
     }
-    opaque
+    one
 }

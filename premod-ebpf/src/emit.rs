@@ -1,22 +1,31 @@
-//! Builds a first-dirty record and puts it into the ring buffer.
+//! Announces: builds a first-dirty record, puts it into the ring buffer, and tells the inode's word what became of it.
+//!
+//! The hook writes down what it can read cheaply, while the verifier knows its pointers' types ([`announce`]). The rest
+//! is one function for all hooks ([`deliver`]), which gets numbers and is verified by itself.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::read_volatile};
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm,
-    generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_smp_processor_id,
-        bpf_probe_read_kernel_str, bpf_ringbuf_output,
-    },
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ringbuf_output},
 };
 use aya_log_ebpf::debug;
-use premod_common::event::{FLAG_RANGE, FirstDirtyRecord, NAME_SPACE, NAMES_MAX};
+use premod_common::{
+    event::{
+        FLAG_ECHO, FLAG_PRE, FLAG_RANGE, FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, NAME_SPACE,
+        RecordKind,
+    },
+    generation::{self, Step, Word},
+    inode::TrackedInode,
+};
 
 use crate::{
+    atomic::compare_and_swap,
     kernel::{Inode, Place, current_task},
-    maps::EVENTS,
-    path::write_names,
-    scratch::{release, take},
+    maps::{Count, EVENTS, count},
+    path,
+    scratch::{Scratch, release, take},
+    touch::ATTEMPTS,
 };
 
 /// What a hook knows of the change it announces.
@@ -29,53 +38,70 @@ pub(crate) struct Change {
     pub(crate) range: Option<(u64, u64)>,
 }
 
-/// An announcement in the making.
+/// An announcement that has to be made.
 #[derive(Clone, Copy)]
-pub(crate) struct Announce {
-    pub(crate) inode: Inode,
-    pub(crate) place: Place,
-    pub(crate) change: Change,
+pub(crate) struct Decision {
     pub(crate) generation: u64,
     pub(crate) born: u64,
-    /// `CLOCK_MONOTONIC` in nanoseconds.
+    /// `CLOCK_MONOTONIC` in nanoseconds when it was decided, before the word was swapped.
     pub(crate) now: u64,
-    pub(crate) flags: u8,
+    /// The `FLAG_…` bits that say how it came about.
+    pub(crate) flags: u64,
 }
 
-/// Puts the event into the ring buffer; false if there was no room for it.
-#[inline(never)]
-pub(crate) fn emit(announce: &Announce) -> bool {
-    let Some(scratch) = take() else { return false };
-    let Announce {
-        inode,
-        place,
-        change,
-        generation,
-        born,
-        now,
-        mut flags,
-    } = *announce;
-    let superblock = inode.superblock();
-    // SAFETY: the slot is ours until it is released. All pointers given to helpers lie inside of it, and
-    // `names.len()` after `record` bounds the size of the output.
+/// Announces what was decided for the inode. `entry` is its entry; null if it is not tracked.
+#[inline(always)]
+pub(crate) fn announce(
+    inode: Inode,
+    place: Place,
+    change: Change,
+    entry: *mut TrackedInode,
+    decision: Decision,
+) {
+    let Some(scratch) = take() else {
+        conclude(entry, decision.generation, decision.flags, 0);
+        return;
+    };
+    // SAFETY: the slot is ours until it is released.
     unsafe {
         let record = &raw mut (*scratch).record;
-        (*record).mono_ns = now;
-        flags |= write_names(scratch, inode, place);
-        (*record).generation = generation;
+        (*record).kind = RecordKind::FirstDirty as u32;
+        (*record).op = change.op;
+        (*record).mono_ns = decision.now;
+        (*record).generation = decision.generation;
+        (*record).born = decision.born;
         (*record).inode_address = inode.address();
-        (*record).born = born;
         (*record).inode = inode.number();
         (*record).inode_generation = inode.generation();
-        (*record).device = superblock.device();
-        if let Some((offset, length)) = change.range {
-            flags |= FLAG_RANGE;
-            (*record).offset = offset;
-            (*record).length = length;
-        } else {
-            (*record).offset = 0;
-            (*record).length = 0;
-        }
+        (*record).device = inode.superblock().device();
+        let mut flags = decision.flags as u8;
+        let (offset, length) = match change.range {
+            Some(range) => {
+                flags |= FLAG_RANGE;
+                range
+            }
+            None => (0, 0),
+        };
+        (*record).offset = offset;
+        (*record).length = length;
+        (*record).flags = flags | path::begin(scratch, inode, place);
+        deliver(scratch, entry);
+        release(scratch);
+    }
+}
+
+/// Delivers the record that `scratch` holds, but for its path and what it says of the task.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn deliver(scratch: *mut Scratch, entry: *mut TrackedInode) -> u64 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's slot. All pointers given to helpers lie inside of it, and the names after `record` bound the
+    // size of the output.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        let located = path::locate(scratch);
         (*record).cgroup = bpf_get_current_cgroup_id();
         let task = current_task();
         (*record).pid = (task >> 32) as u32;
@@ -83,37 +109,71 @@ pub(crate) fn emit(announce: &Announce) -> bool {
         let uid_gid = bpf_get_current_uid_gid();
         (*record).uid = uid_gid as u32;
         (*record).gid = (uid_gid >> 32) as u32;
-        (*record).cpu = bpf_get_smp_processor_id();
         (*record).comm = bpf_get_current_comm().unwrap_or_default();
-        (*record).filesystem = [0; 16];
-        bpf_probe_read_kernel_str(
-            (&raw mut (*record).filesystem).cast(),
-            16,
-            superblock.type_name() as *const c_void,
-        );
-        (*record).op = change.op;
-        (*record).flags = flags;
-        let mut length = (*scratch).walk.length;
-        if length > (NAMES_MAX + NAME_SPACE) as u64 {
-            length = (NAMES_MAX + NAME_SPACE) as u64;
-        }
-        (*record).names_length = length as u16;
-        let delivered = bpf_ringbuf_output(
-            (&raw const EVENTS).cast_mut().cast(),
-            record.cast(),
-            FirstDirtyRecord::SIZE as u64 + length,
-            0,
-        ) == 0;
-        release(scratch);
+        let length = u64::from((*record).names_length).min(NAME_SPACE as u64);
+        let delivered = located
+            && bpf_ringbuf_output(
+                (&raw const EVENTS).cast_mut().cast(),
+                record.cast::<c_void>(),
+                FirstDirtyRecord::SIZE as u64 + length,
+                0,
+            ) == 0;
+        let (generation, flags) = ((*record).generation, (*record).flags);
         debug!(
             (),
             "generation {} of inode {}: op {}, flags {:x}, delivered {}",
             generation,
-            inode.number(),
-            change.op,
+            (*record).inode,
+            (*record).op,
             flags,
             delivered as u8
         );
-        delivered
+        conclude(entry, generation, flags.into(), delivered.into())
     }
+}
+
+/// Counts the announcement, and tells the inode's word what became of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conclude(
+    entry: *mut TrackedInode,
+    generation: u64,
+    flags: u64,
+    delivered: u64,
+) -> u64 {
+    let (flags, delivered) = (flags as u8, delivered != 0);
+    let retry = flags & FLAG_RETRY != 0;
+    // Neither the first, nor a repetition of it.
+    if flags & (FLAG_PRE | FLAG_ECHO | FLAG_RETRY) == 0 {
+        count(Count::Late);
+    }
+    if delivered {
+        count(Count::Delivered);
+        if retry {
+            count(Count::Retried);
+        }
+    }
+    if entry.is_null() || flags & FLAG_UNTRACKED != 0 {
+        if !delivered {
+            count(Count::Lost);
+        }
+        return 0;
+    }
+    for _ in 0..ATTEMPTS {
+        // SAFETY: the pointer comes from the map.
+        let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
+        let Step::Store(new) = generation::announced(word, generation, delivered) else {
+            return 0;
+        };
+        // SAFETY: the pointer comes from the map; `word` is an aligned u64.
+        if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
+            // A generation is counted as lost once, however often its announcement fails.
+            if !delivered && !retry {
+                count(Count::Lost);
+            }
+            return 0;
+        }
+    }
+    count(Count::Contended);
+    0
 }

@@ -5,7 +5,7 @@ use core::{
     ptr::{read_volatile, write_volatile},
 };
 
-use crate::atomic::{compare_and_swap, increment};
+use crate::atomic::{compare_and_swap, increment, next};
 
 /// How often a number that others raise, too, is tried to be raised.
 const ATTEMPTS: u32 = 4;
@@ -32,6 +32,13 @@ impl Latch {
     pub(crate) fn increase(&self) {
         // SAFETY: an aligned u64 of ours.
         unsafe { increment(self.0.get()) };
+    }
+
+    /// Makes it larger, and returns a value that nobody else is given.
+    #[inline(always)]
+    pub(crate) fn next(&self) -> u64 {
+        // SAFETY: an aligned u64 of ours.
+        unsafe { next(self.0.get()) + 1 }
     }
 
     /// Makes it at least `value`. If others are in the way all the time it becomes as large as can be, which makes

@@ -14,6 +14,7 @@
 
 mod arguments;
 mod atomic;
+mod directories;
 mod emit;
 mod facts;
 mod hooks;
@@ -21,6 +22,7 @@ mod kernel;
 mod latch;
 mod maps;
 mod path;
+mod protocol;
 mod quiet;
 mod scope;
 mod scratch;

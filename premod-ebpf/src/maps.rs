@@ -64,8 +64,9 @@ pub(crate) static ENROLLED: Array<Enrolled> = Array::with_max_entries(1, 0);
 pub(crate) static SCRATCH: PerCpuArray<Scratch> =
     PerCpuArray::with_max_entries(crate::scratch::SLOTS, 0);
 
-/// Something to count.
+/// Something to count, in the order of [`Counters`].
 #[derive(Clone, Copy)]
+#[repr(u64)]
 pub(crate) enum Count {
     Delivered,
     Lost,
@@ -78,18 +79,25 @@ pub(crate) enum Count {
 /// Counts one on this CPU.
 #[inline(always)]
 pub(crate) fn count(what: Count) {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: the pointer comes from the map; the fields are aligned u64.
-    unsafe {
-        increment(match what {
-            Count::Delivered => &raw mut (*counters).delivered,
-            Count::Lost => &raw mut (*counters).lost,
-            Count::Retried => &raw mut (*counters).retried,
-            Count::Untracked => &raw mut (*counters).untracked,
-            Count::Contended => &raw mut (*counters).contended,
-            Count::Late => &raw mut (*counters).late,
-        });
-    }
+    count_by_number(what as u64);
 }
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_by_number(what: u64) -> u64 {
+    let Some(counters) = COUNTERS.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the pointer comes from the map, and the fields, aligned u64, are in the order of their numbers.
+    unsafe {
+        let counters = counters.cast::<u64>();
+        for number in 0..COUNTS {
+            if what == number {
+                increment(counters.add(number as usize));
+            }
+        }
+    }
+    0
+}
+
+const COUNTS: u64 = (size_of::<Counters>() / size_of::<u64>()) as u64;

@@ -1,15 +1,24 @@
 //! The path of a file, as the kernel sees it at this moment: names from the leaf to the root of the
 //! mount namespace, across mount points.
+//!
+//! The file's own name is read each time. The rest is its directory's path, which user space is told once for all
+//! files in it ([`crate::directories`]).
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
-use premod_common::event::{FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX};
+use aya_ebpf::helpers::generated::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_ringbuf_output,
+};
+use premod_common::event::{
+    DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX,
+    RecordKind,
+};
 
 use crate::{
+    directories::{self, Identity},
     kernel::{Inode, Place, load, read, read_u32},
-    maps::fact,
-    scratch::{Scratch, Walk, walk_up},
+    maps::{EVENTS, fact},
+    scratch::{Located, Scratch, Walk, walk_up},
 };
 
 const UNFINISHED: u64 = 0;
@@ -18,60 +27,85 @@ const AT_ROOT: u64 = 1;
 /// Arrived at the root of a filesystem without knowing where it is mounted.
 const AT_FILESYSTEM_ROOT: u64 = 2;
 
-/// Writes the components into `scratch` and returns the `FLAG_…` bits that describe them.
+/// `BPF_RB_NO_WAKEUP`: the event that follows wakes the reader.
+const NO_WAKEUP: u64 = 1;
+
+/// Writes down where the file is, and its own name if that can be read cheaply, while the verifier knows the types of
+/// the hook's pointers. Returns the `FLAG_…` bits that describe the file.
 ///
 /// # Safety
 /// `scratch` is a taken slot.
 #[inline(always)]
-pub(crate) unsafe fn write_names(scratch: *mut Scratch, inode: Inode, place: Place) -> u8 {
+pub(crate) unsafe fn begin(scratch: *mut Scratch, inode: Inode, place: Place) -> u8 {
     // A file opened through overlayfs has the names that it has there. Those of its own filesystem are the
     // ones that go with its inode and device.
     let named = place.names(inode);
-    let (dentry, mut mount) = if named {
+    let (dentry, mount) = if named {
         (place.dentry, place.mount)
     } else {
         (inode.some_dentry(), 0)
     };
-    let mut mount_root = 0;
-    if mount != 0 && is_in_a_namespace(mount) {
-        mount_root = read(mount + u64::from(fact!(vfsmount_mnt_root)));
-    } else {
-        mount = 0;
-    }
-    // SAFETY: the caller vouches for `scratch`.
+    let superblock = inode.superblock();
+    // SAFETY: the caller vouches for `scratch`, and a hook's dentry has kept its type.
     unsafe {
-        (*scratch).walk = Walk {
-            dentry,
+        (*scratch).file = Located {
             mount,
-            mount_root,
-            length: 0,
-            alias: 0,
-            outcome: UNFINISHED,
+            dentry,
+            parent: 0,
+            parent_inode: 0,
+            parent_generation: 0,
+            keep: 0,
+            superblock: superblock.address(),
+            type_name: superblock.type_name(),
         };
-    }
-    if dentry == 0 {
-        return FLAG_DELETED | FLAG_PATH_IN_FS;
+        (*scratch).record.names_length = 0;
+        (*scratch).record.directory = 0;
+        if named && mount != 0 {
+            read_name(scratch, place.dentry as *const u8, place.mount as *const u8);
+        }
     }
     let deleted = if named {
         place.is_deleted()
     } else {
-        is_deleted(dentry)
+        dentry == 0 || is_deleted(dentry)
     };
-    if named {
-        // SAFETY: the slot is taken, and the hook's dentry has kept its type.
-        unsafe { walk_typed(scratch, place.dentry as *const u8, mount_root) };
+    if deleted { FLAG_DELETED } else { 0 }
+}
+
+/// Reads the file's own name, and which directory it is in. Whatever is not plain sailing is left to [`locate`].
+///
+/// # Safety
+/// `scratch` is a taken slot; the verifier knows `dentry` as a `struct dentry`, and `mount` as a `struct vfsmount`.
+#[inline(always)]
+unsafe fn read_name(scratch: *mut Scratch, dentry: *const u8, mount: *const u8) {
+    // SAFETY: the offsets are those of members of the structures. `size` is checked against the space.
+    unsafe {
+        let before: u32 = load!(dentry, dentry_d_seq);
+        let parent: *const u8 = load!(dentry, dentry_d_parent);
+        let name: u64 = load!(dentry, dentry_d_name_name);
+        let size: u32 = load!(dentry, dentry_d_name_len);
+        let root: u64 = load!(mount, vfsmount_mnt_root);
+        // Its NUL byte is read too.
+        let size = size.wrapping_add(1);
+        if parent == dentry || root == dentry as u64 || before & 1 != 0 || size > NAME_SPACE as u32
+        {
+            return;
+        }
+        let read = bpf_probe_read_kernel(
+            (&raw mut (*scratch).name).cast(),
+            size,
+            name as *const c_void,
+        );
+        if read != 0 || before != load!(dentry, dentry_d_seq: u32) {
+            return;
+        }
+        let directory: *const u8 = load!(parent, dentry_d_inode);
+        let directory = Inode(directory);
+        (*scratch).file.parent_inode = directory.number();
+        (*scratch).file.parent_generation = directory.generation().into();
+        (*scratch).file.parent = parent as u64;
+        (*scratch).record.names_length = size as u16;
     }
-    // SAFETY: the slot is taken.
-    let outcome = unsafe {
-        walk_up(scratch, step);
-        (*scratch).walk.outcome
-    };
-    let flags = match outcome {
-        AT_ROOT => 0,
-        AT_FILESYSTEM_ROOT => FLAG_PATH_IN_FS,
-        _ => FLAG_PATH_CUT,
-    };
-    if deleted { flags | FLAG_DELETED } else { flags }
 }
 
 /// As [`Place::is_deleted`], for a dentry without a type.
@@ -81,70 +115,209 @@ fn is_deleted(dentry: u64) -> bool {
         && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry
 }
 
-/// How many components are walked by [`walk_typed`].
-const TYPED: u32 = 8;
-
-/// The same as [`step`], a few times, up to the mount's root at most: while the verifier still knows the dentry's
-/// type, loads cost a tenth. Whatever is not plain sailing is left to [`step`].
+/// Gives the record its directory, and tells user space the directory's path if it does not know it; false if there
+/// was no room for that.
 ///
 /// # Safety
-/// `scratch` is a taken slot, and `dentry` a `struct dentry` that the verifier knows.
+/// `scratch` is a taken slot on which [`begin`] was called.
 #[inline(always)]
-unsafe fn walk_typed(scratch: *mut Scratch, mut dentry: *const u8, mount_root: u64) {
-    let mut length = 0u64;
-    for _ in 0..TYPED {
-        if dentry as u64 == mount_root {
-            break;
+pub(crate) unsafe fn locate(scratch: *mut Scratch) -> bool {
+    // SAFETY: the caller vouches for `scratch`.
+    unsafe {
+        let token = find_directory(scratch);
+        if token != 0 {
+            (*scratch).record.directory = token;
+            return true;
         }
-        // SAFETY: the offsets are those of members of struct dentry. `length` and `size` are checked:
-        // NAME_SPACE bytes from there on are inside of `names`.
-        unsafe {
-            let before: u32 = load!(dentry, dentry_d_seq);
-            let parent: *const u8 = load!(dentry, dentry_d_parent);
-            let name: u64 = load!(dentry, dentry_d_name_name);
-            let size: u32 = load!(dentry, dentry_d_name_len);
-            // Its NUL byte is read too.
-            let size = size.wrapping_add(1);
-            if parent == dentry
-                || before & 1 != 0
-                || length > (NAMES_MAX - NAME_SPACE) as u64
-                || size > NAME_SPACE as u32
-            {
-                break;
+        if (*scratch).file.parent == 0 {
+            read_own_name(scratch);
+            if (*scratch).record.names_length == 0 {
+                return without_name(scratch);
             }
-            let names = (&raw mut (*scratch).names).cast::<u8>();
-            let read = bpf_probe_read_kernel(
-                names.add(length as usize).cast(),
-                size,
-                name as *const c_void,
-            );
-            if read != 0 || before != load!(dentry, dentry_d_seq: u32) {
-                break;
-            }
-            length += u64::from(size);
-            dentry = parent;
-            (*scratch).walk.length = length;
-            (*scratch).walk.dentry = dentry as u64;
         }
+        tell_directory(scratch) != 0
     }
 }
 
-/// Whether a mount is part of a tree that processes see. The kernel has mounts of its own (overlayfs one for
-/// each layer), and unmounted ones live on in open files: from those no way leads to a root.
+/// The token of the file's directory, if user space knows it; else 0, and the walk is ready to begin.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_directory(scratch: *mut Scratch) -> u64 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's slot, on which `begin` was called.
+    unsafe {
+        let file = &raw mut (*scratch).file;
+        let changes = match (*file).mount {
+            0 => UNMOUNTED,
+            mount => changes_of_namespace(mount),
+        };
+        if changes == UNMOUNTED {
+            (*file).mount = 0;
+        }
+        (*file).keep = 0;
+        if changes != UNMOUNTED && changes != 0 && (*file).parent != 0 {
+            let directory = Identity::new(&*file, changes);
+            (*scratch).identity = directory;
+            let token = directories::find(&directory);
+            if token != 0 {
+                return token;
+            }
+            (*file).keep = 1;
+        }
+        (*scratch).walk = Walk {
+            dentry: match (*file).parent {
+                0 => (*file).dentry,
+                parent => parent,
+            },
+            mount: (*file).mount,
+            mount_root: root_of((*file).mount),
+            length: 0,
+            alias: 0,
+            outcome: UNFINISHED,
+        };
+    }
+    0
+}
+
+/// Reads the file's own name, whatever is in the way. The walk is in its directory then.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_own_name(scratch: *mut Scratch) -> u64 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's slot.
+    unsafe {
+        if (*scratch).file.dentry != 0 {
+            walk_up(scratch, step_to_name);
+        }
+    }
+    0
+}
+
+/// A file of which no name is in memory, or none with a directory.
+///
+/// # Safety
+/// `scratch` is a taken slot.
 #[inline(always)]
-fn is_in_a_namespace(mount: u64) -> bool {
+unsafe fn without_name(scratch: *mut Scratch) -> bool {
+    // SAFETY: the caller vouches for `scratch`.
+    unsafe {
+        let record = &raw mut (*scratch).record;
+        (*record).flags |= if (*scratch).file.dentry == 0 {
+            FLAG_PATH_IN_FS
+        } else {
+            FLAG_PATH_CUT
+        };
+        (*record).filesystem = [0; 16];
+        read_text(&raw mut (*record).filesystem, (*scratch).file.type_name);
+    }
+    true
+}
+
+/// Reads the directory's path, puts it into the ring buffer, and gives the file's record its token; 0 if there was no
+/// room for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tell_directory(scratch: *mut Scratch) -> u64 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's slot; `directory_names.len()` after `directory` bounds the size of the output.
+    unsafe {
+        (*scratch).walk.outcome = UNFINISHED;
+        walk_up(scratch, step);
+        let outcome = (*scratch).walk.outcome;
+        let length = (*scratch).walk.length.min((NAMES_MAX + NAME_SPACE) as u64);
+        let token = directories::new_token();
+        let directory = &raw mut (*scratch).directory;
+        (*directory).kind = RecordKind::Directory as u32;
+        (*directory).names_length = length as u16;
+        (*directory).flags = match outcome {
+            AT_ROOT => 0,
+            AT_FILESYSTEM_ROOT => FLAG_PATH_IN_FS,
+            _ => FLAG_PATH_CUT,
+        };
+        (*directory).padding = 0;
+        (*directory).token = token;
+        (*directory).filesystem = [0; 16];
+        read_text(&raw mut (*directory).filesystem, (*scratch).file.type_name);
+        (*scratch).record.directory = token;
+        let told = bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            directory.cast(),
+            DirectoryRecord::SIZE as u64 + length,
+            NO_WAKEUP,
+        );
+        if told != 0 {
+            return 0;
+        }
+        if outcome == AT_ROOT
+            && (*scratch).file.keep != 0
+            && !directories::revalidates((*scratch).file.parent)
+        {
+            directories::keep(&(*scratch).identity, token);
+        }
+    }
+    1
+}
+
+/// # Safety
+/// `to` points to 16 bytes of a taken slot.
+#[inline(always)]
+unsafe fn read_text(to: *mut [u8; 16], from: u64) {
+    // SAFETY: the caller vouches for `to`; the helper checks the other address.
+    unsafe { bpf_probe_read_kernel_str(to.cast(), 16, from as *const c_void) };
+}
+
+/// How often the mounts of the mount's namespace have changed; [`UNMOUNTED`] if it is in none. The kernel has mounts of
+/// its own (overlayfs one for each layer), and unmounted ones live on in open files: from those no way leads to a root.
+#[inline(always)]
+fn changes_of_namespace(mount: u64) -> u64 {
     let namespace = read(mount - u64::from(fact!(mount_mnt)) + u64::from(fact!(mount_mnt_ns)));
     // MNT_NS_INTERNAL is ERR_PTR(-EINVAL).
-    namespace != 0 && namespace < u64::MAX - MAX_ERRNO
+    if namespace == 0 || namespace >= u64::MAX - MAX_ERRNO {
+        return UNMOUNTED;
+    }
+    read(namespace + u64::from(fact!(mnt_namespace_event)))
 }
+
+/// The mount is in no namespace.
+const UNMOUNTED: u64 = u64::MAX;
 
 /// `MAX_ERRNO` of include/linux/err.h.
 const MAX_ERRNO: u64 = 4095;
 
-/// One step: a component, or from the root of a mount to its mount point. Returns 1 to stop.
-unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
-    // SAFETY: `walk_up` passes on the address of a variable that holds the slot.
-    let scratch = unsafe { *context };
+/// The dentry of the mount's root; 0 for no mount.
+#[inline(always)]
+fn root_of(mount: u64) -> u64 {
+    if mount == 0 {
+        0
+    } else {
+        read(mount + u64::from(fact!(vfsmount_mnt_root)))
+    }
+}
+
+/// What one step of a walk comes to.
+enum Next {
+    /// From the root of a mount to its mount point, or the same dentry again.
+    Onwards,
+    /// There is nothing above.
+    Top,
+    /// A component: how long it is with its NUL byte, and the directory that it is in.
+    Name { length: u64, parent: u64 },
+    /// Nothing can be read.
+    Unreadable,
+}
+
+/// One step: a component, which is written to `place`, or from the root of a mount to its mount point.
+///
+/// # Safety
+/// `scratch` is a taken slot, and [`NAME_SPACE`] bytes at `place` lie inside of it.
+#[inline(always)]
+unsafe fn climb(scratch: *mut Scratch, place: *mut u8) -> Next {
     // SAFETY: the slot is taken for as long as the loop runs.
     let walk = unsafe { &mut (*scratch).walk };
     if walk.dentry == walk.mount_root {
@@ -152,48 +325,86 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
         if parent == mount || parent == 0 {
             walk.outcome = AT_ROOT;
-            return 1;
+            return Next::Top;
         }
         walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
         walk.mount = parent + u64::from(fact!(mount_mnt));
         walk.mount_root = read(walk.mount + u64::from(fact!(vfsmount_mnt_root)));
-        return 0;
+        return Next::Onwards;
     }
-    let sequence = walk.dentry + u64::from(fact!(dentry_d_seq));
+    let dentry = walk.dentry;
+    let sequence = dentry + u64::from(fact!(dentry_d_seq));
     let before = read_u32(sequence);
-    let parent = read(walk.dentry + u64::from(fact!(dentry_d_parent)));
-    if parent == walk.dentry || parent == 0 {
-        walk.outcome = AT_FILESYSTEM_ROOT;
-        return 1;
+    let parent = read(dentry + u64::from(fact!(dentry_d_parent)));
+    if parent == dentry || parent == 0 {
+        // A dentry without a directory that is not the filesystem's root: a file that was opened by its handle, while
+        // nobody had looked it up by a name. Where it is nobody knows.
+        // SAFETY: as above.
+        let root = unsafe { (*scratch).file.superblock } + u64::from(fact!(super_block_s_root));
+        if read(root) == dentry {
+            walk.outcome = AT_FILESYSTEM_ROOT;
+        }
+        return Next::Top;
     }
-    let name = read(walk.dentry + u64::from(fact!(dentry_d_name_name)));
-    // Checked after the other loads: 6.1's verifier forgets the bound of what has to leave its register.
-    let length = walk.length;
-    if length > (NAMES_MAX - NAME_SPACE) as u64 {
-        return 1;
-    }
-    // SAFETY: `length` was checked: NAME_SPACE bytes from there on are inside of `names`.
+    let name = read(dentry + u64::from(fact!(dentry_d_name_name)));
+    // SAFETY: the caller vouches for `place`.
     let written = unsafe {
-        let names = (&raw mut (*scratch).names).cast::<u8>();
-        bpf_probe_read_kernel_str(
-            names.add(length as usize).cast(),
-            NAME_SPACE as u32,
-            name as *const c_void,
-        )
+        bpf_probe_read_kernel_str(place.cast(), NAME_SPACE as u32, name as *const c_void)
     };
     if written <= 0 || written > NAME_SPACE as i64 {
-        return 1;
+        return Next::Unreadable;
     }
     // A rename writes name and parent while the number is odd, a short name byte by byte in its place. What
     // was read in the meantime may be a name that never was: the next step reads it again. On x86-64 loads
     // stay in their order.
     if before & 1 != 0 || before != read_u32(sequence) {
-        return 0;
+        return Next::Onwards;
     }
-    // SAFETY: as at the top; reborrowed, because `names` was borrowed in between.
+    Next::Name {
+        length: written as u64,
+        parent,
+    }
+}
+
+/// One step towards the file's own name: more than one if a mount is in the way, or a rename. Returns 1 to stop.
+unsafe extern "C" fn step_to_name(_index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: `walk_up` passes on the address of a variable that holds the slot, which is taken for as long as the loop
+    // runs.
     unsafe {
-        (*scratch).walk.length = length + written as u64;
-        (*scratch).walk.dentry = parent;
+        let scratch = *context;
+        match climb(scratch, (&raw mut (*scratch).name).cast()) {
+            Next::Onwards => return 0,
+            Next::Name { length, parent } => {
+                (*scratch).record.names_length = length as u16;
+                (*scratch).walk.dentry = parent;
+            }
+            Next::Top | Next::Unreadable => {}
+        }
+        1
     }
-    0
+}
+
+/// One step from the directory to the root. Returns 1 to stop.
+unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: as in `step_to_name`. `length` is checked: NAME_SPACE bytes from there on are inside of the names.
+    unsafe {
+        let scratch = *context;
+        let length = (*scratch).walk.length;
+        if length > (NAMES_MAX - NAME_SPACE) as u64 {
+            return 1;
+        }
+        let names = (&raw mut (*scratch).directory_names).cast::<u8>();
+        match climb(scratch, names.add(length as usize)) {
+            Next::Onwards => 0,
+            Next::Name {
+                length: more,
+                parent,
+            } => {
+                (*scratch).walk.length = length + more;
+                (*scratch).walk.dentry = parent;
+                0
+            }
+            Next::Top | Next::Unreadable => 1,
+        }
+    }
 }

@@ -12,7 +12,7 @@ use premod_common::inode::{ScopeRoot, TrackedInode, Verdict};
 
 use crate::{
     atomic::{compare_and_swap, exchange},
-    kernel::{Inode, Place, read},
+    kernel::{Inode, Place, read, untyped},
     maps::{SCOPE, SCOPE_EPOCH, fact, setting},
     quiet,
     scratch::{Scratch, Walk, release, take, walk_up},
@@ -53,7 +53,7 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
             }
         }
     }
-    let inside = find_out(inode, place);
+    let inside = find_out(inode, place) != OUTSIDE;
     if !entry.is_null() {
         // SAFETY: as above.
         unsafe {
@@ -83,33 +83,46 @@ pub(crate) fn forget_verdicts() {
     SCOPE_EPOCH.increase();
 }
 
-#[inline(never)]
-fn find_out(inode: Inode, place: Place) -> bool {
-    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
-    if unsafe { SCOPE.get(inode.address()) }.is_some() {
-        return true;
-    }
+/// Finds it out, without a look at what is kept.
+#[inline(always)]
+fn find_out(inode: Inode, place: Place) -> u64 {
     let dentry = if place.dentry != 0 {
-        place.dentry
+        untyped(place.dentry)
     } else {
-        inode.some_dentry()
+        untyped(inode.some_dentry())
     };
-    // Whatever cannot be decided is inside: an event too many is better than one too few.
-    if dentry == 0 {
-        return true;
-    }
     // Other names matter if there are any, and if this is none any more.
     let alias = if inode.has_links() || !place.names(inode) || place.is_deleted() {
-        inode.first_alias()
+        untyped(inode.first_alias())
     } else {
         0
     };
-    let Some(scratch) = take() else { return true };
+    walk_from(
+        untyped(inode.address()),
+        dentry,
+        untyped(place.mount),
+        alias,
+    )
+}
+
+/// Whether the inode is one of the PATHs, or one of them is met on the way up from its dentry, or from another of its
+/// names (`alias`): [`INSIDE`] or [`OUTSIDE`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_from(inode: u64, dentry: u64, mount: u64, alias: u64) -> u64 {
+    // Whatever cannot be decided is inside: an event too many is better than one too few.
+    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
+    if dentry == 0 || unsafe { SCOPE.get(inode) }.is_some() {
+        return INSIDE;
+    }
+    let Some(scratch) = take() else {
+        return INSIDE;
+    };
     // SAFETY: the slot is ours until it is released.
     unsafe {
         (*scratch).walk = Walk {
             dentry,
-            mount: place.mount,
+            mount,
             mount_root: 0,
             length: 0,
             alias,
@@ -118,7 +131,7 @@ fn find_out(inode: Inode, place: Place) -> bool {
         walk_up(scratch, step);
         let outcome = (*scratch).walk.outcome;
         release(scratch);
-        outcome != OUTSIDE
+        if outcome == OUTSIDE { OUTSIDE } else { INSIDE }
     }
 }
 

@@ -6,23 +6,52 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use premod_common::event::{FirstDirtyRecord, NAME_SPACE, NAMES_MAX, WALK_MAX};
+use premod_common::event::{DirectoryRecord, FirstDirtyRecord, NAME_SPACE, NAMES_MAX, WALK_MAX};
 
-use crate::{atomic::compare_and_swap, maps::SCRATCH};
+use crate::{atomic::compare_and_swap, directories::Identity, maps::SCRATCH};
 
 /// Slots per CPU: how deep preemption can nest before an announcement counts as lost.
 pub(crate) const SLOTS: u32 = 4;
 
-/// One slot. The record and the names are contiguous: together they are what goes to user space.
+/// One slot. Each record is followed by its names: together they are what goes to user space.
 #[repr(C)]
 pub(crate) struct Scratch {
     busy: u64,
+    /// Where the file is, as far as the hook knew.
+    pub(crate) file: Located,
+    /// What its directory's path depends on.
+    pub(crate) identity: Identity,
     /// Where a walk stands.
     pub(crate) walk: Walk,
     /// The record being built.
     pub(crate) record: FirstDirtyRecord,
-    /// Path components, leaf first, with room for one more than [`NAMES_MAX`] takes.
-    pub(crate) names: [u8; NAMES_MAX + NAME_SPACE],
+    /// The file's own name.
+    pub(crate) name: [u8; NAME_SPACE],
+    /// That of its directory.
+    pub(crate) directory: DirectoryRecord,
+    /// The components of the directory's path, leaf first, with room for one more than [`NAMES_MAX`] takes.
+    pub(crate) directory_names: [u8; NAMES_MAX + NAME_SPACE],
+}
+
+/// Where a file is: addresses, 0 where there is none or nobody knows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Located {
+    /// The `struct vfsmount`.
+    pub(crate) mount: u64,
+    /// Some dentry of the file.
+    pub(crate) dentry: u64,
+    /// The directory's dentry: only if the hook has read the file's own name.
+    pub(crate) parent: u64,
+    /// The directory's inode number.
+    pub(crate) parent_inode: u64,
+    /// Its generation.
+    pub(crate) parent_generation: u64,
+    /// Not 0: the directory's path may be kept.
+    pub(crate) keep: u64,
+    pub(crate) superblock: u64,
+    /// Where the name of the filesystem's type is.
+    pub(crate) type_name: u64,
 }
 
 /// Where a walk from a file up to the root stands. Kernel addresses, as plain numbers.

@@ -6,22 +6,23 @@ use core::ptr::{read_volatile, write_volatile};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use premod_common::{
     event::{FLAG_ECHO, FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
-    generation::{self, Announcement, Mapping, Step, Touch, Word},
+    generation::{self, Announcement, Mapping, Step, Word},
     inode::{TrackedInode, identity},
 };
 
 use crate::{
-    atomic::{compare_and_swap, opaque},
-    emit::{Announce, Change, emit},
+    atomic::compare_and_swap,
+    emit::{Change, Decision, announce},
     hooks::dedupe::is_deduplicating,
-    kernel::{Inode, Place, current_process},
+    kernel::{Inode, Place, current_process, untyped},
     maps::{Count, INODES, LAST_SYNC, SYNCED, count, setting},
+    protocol::{self, How, Protocol},
     quiet::{self, Quiet},
     scope::is_inside,
 };
 
 /// Attempts at a compare-and-swap before a touch announces without it.
-const ATTEMPTS: u32 = 4;
+pub(crate) const ATTEMPTS: u32 = 4;
 
 /// A hook says that the data of `inode` is about to be modified.
 #[inline(always)]
@@ -44,13 +45,7 @@ pub(crate) fn is_quiet(inode: Inode, unpaged: bool, mount: impl FnOnce() -> u64)
 /// As [`touch`], if the inode is not quiet.
 #[inline(always)]
 pub(crate) fn touch_noisy(inode: Inode, place: Place, change: Change) {
-    advance(inode, place, change, |word, mapping, own| {
-        let touch = Touch {
-            unpaged: change.unpaged,
-            own,
-        };
-        generation::touch(word, mapping, touch)
-    });
+    advance(inode, place, change, protocol::touch);
 }
 
 /// A page of `inode` is about to be marked dirty.
@@ -59,7 +54,7 @@ pub(crate) fn dirtied(inode: Inode, place: Place, change: Change) {
     if quiet::look(inode, || place.mount) == Quiet::Outside {
         return;
     }
-    advance(inode, place, change, generation::dirtied);
+    advance(inode, place, change, protocol::dirtied);
 }
 
 /// The inode is being synced.
@@ -82,7 +77,7 @@ pub(crate) fn synced(inode: Inode) {
 }
 
 #[inline(always)]
-fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mapping, bool) -> Step) {
+fn advance(inode: Inode, place: Place, change: Change, protocol: Protocol) {
     if !inode.is_tracked_kind() {
         return;
     }
@@ -91,42 +86,23 @@ fn advance(inode: Inode, place: Place, change: Change, step: impl Fn(Word, Mappi
     if !unsafe { is_inside(entry, inode, place) } {
         return;
     }
-    // One place announces, whatever the reason: the verifier walks through all that follows for each.
-    let Some(decision) = decide(entry, inode, place, step) else {
-        return;
-    };
-    let decision = Decision {
-        flags: opaque(decision.flags.into()) as u8,
-        ..decision
-    };
-    let Decision {
-        generation,
-        born,
-        now,
-        flags,
-    } = decision;
-    let delivered = emit(&Announce {
-        inode,
-        place,
-        change,
-        generation,
-        born,
-        now,
-        flags,
-    });
-    conclude(entry, decision, delivered);
+    let decision = decide(entry, inode, place, change, protocol);
+    if decision.flags != SILENT {
+        announce(inode, place, change, entry, decision);
+    }
 }
 
-/// An announcement that has to be made.
-#[derive(Clone, Copy)]
-struct Decision {
-    generation: u64,
-    born: u64,
-    /// When it was decided, before the word was swapped.
-    now: u64,
-    /// The `FLAG_…` bits that say how it came about.
-    flags: u8,
-}
+/// In place of a [`Decision`]'s flags: nothing has to be announced. Not an `Option`, whose unused half the compiler would
+/// move about without ever having set it, which the verifier forbids.
+const SILENT: u64 = 1 << 8;
+
+/// Nothing has to be announced.
+const NOTHING: Decision = Decision {
+    generation: 0,
+    born: 0,
+    now: 0,
+    flags: SILENT,
+};
 
 /// Swaps the inode's word, and says what has to be announced.
 #[inline(always)]
@@ -134,76 +110,116 @@ fn decide(
     entry: *mut TrackedInode,
     inode: Inode,
     place: Place,
-    step: impl Fn(Word, Mapping, bool) -> Step,
-) -> Option<Decision> {
+    change: Change,
+    protocol: Protocol,
+) -> Decision {
     if entry.is_null() {
         return untracked();
     }
+    let superblock = untyped(inode.superblock().address());
     let mut own = false;
     for _ in 0..ATTEMPTS {
         // SAFETY: the pointer comes from the map.
         let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
-        let mapping = mapping(entry, word, inode);
-        let mut next = step(word, mapping, own);
+        let dirty = inode.is_dirty();
+        let aged = !dirty && word.age_matters() && has_aged(entry, superblock) != 0;
+        let mapping = Mapping { dirty, aged };
+        let mut next = protocol(word, How::new(mapping, change, own));
         if let Step::Announce(..) = next
-            && (is_own() || is_deduplicating(inode))
+            && is_silent_task(untyped(inode.address())) != 0
         {
             own = true;
-            next = step(word, mapping, own);
+            next = protocol(word, How::new(mapping, change, own));
         }
-        let (new, flags, now) = match next {
+        let (new, flags) = match next {
             Step::Nothing => {
-                if mapping.dirty && word.silent_while_dirty() {
-                    // SAFETY: the pointer comes from the map.
-                    unsafe {
-                        let verdict = read_volatile(&raw const (*entry).verdict);
-                        quiet::learn(inode, place, true, entry, (word.0, verdict));
-                    }
+                if dirty && word.silent_while_dirty() {
+                    learn_announced(
+                        untyped(inode.address()),
+                        untyped(place.mount),
+                        entry,
+                        word.0,
+                    );
                 }
-                return None;
+                return NOTHING;
             }
-            Step::Store(new) => (new, None, 0),
-            Step::Announce(new, announcement) => {
-                // Before the swap: a sync of what another task announces and changes in between counts.
-                // SAFETY: no preconditions.
-                let now = unsafe { bpf_ktime_get_ns() };
-                (new, Some(flags_of(announcement)), now)
-            }
+            Step::Store(new) => (new, SILENT),
+            Step::Announce(new, announcement) => (new, flags_of(announcement).into()),
         };
-        // SAFETY: the pointer comes from the map; `word` is an aligned u64.
-        if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
-            quiet::forget(inode);
-            let flags = flags?;
+        let now = match flags {
+            SILENT => 0,
+            // Before the swap: a sync of what another task announces and changes in between counts.
+            // SAFETY: no preconditions.
+            _ => unsafe { bpf_ktime_get_ns() },
+        };
+        if swap(entry, word.0, new.0, untyped(inode.address())) != 0 {
+            if flags == SILENT {
+                return NOTHING;
+            }
             // Before the event goes out, so that a sync that the event's reader asks for counts.
             // SAFETY: the pointer comes from the map.
             unsafe { write_volatile(&raw mut (*entry).announced, now) };
-            return Some(Decision {
+            return Decision {
                 generation: new.generation(),
                 // SAFETY: the pointer comes from the map.
                 born: unsafe { (*entry).born },
                 now,
                 flags,
-            });
+            };
         }
     }
     count(Count::Contended);
     untracked()
 }
 
+/// Swaps the entry's word, and forgets that the inode at this address is quiet; 0 if another task was faster.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn swap(entry: *mut TrackedInode, word: u64, new: u64, inode: u64) -> u64 {
+    // SAFETY: the pointer comes from the map; `word` is an aligned u64.
+    if entry.is_null() || !unsafe { compare_and_swap(&raw mut (*entry).word, word, new) } {
+        return 0;
+    }
+    quiet::forget(Inode(inode as *const u8));
+    1
+}
+
+/// Notes that the inode at this address is quiet for as long as it is dirty, unless its word has changed since.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn learn_announced(inode: u64, mount: u64, entry: *mut TrackedInode, word: u64) -> u64 {
+    if entry.is_null() {
+        return 0;
+    }
+    let place = Place { mount, dentry: 0 };
+    // SAFETY: the pointer comes from the map.
+    unsafe {
+        let verdict = read_volatile(&raw const (*entry).verdict);
+        quiet::learn(
+            Inode(inode as *const u8),
+            place,
+            true,
+            entry,
+            (word, verdict),
+        );
+    }
+    0
+}
+
 /// Announces without keeping track: too often rather than too rarely.
 #[inline(always)]
-fn untracked() -> Option<Decision> {
+fn untracked() -> Decision {
     if is_own() {
-        return None;
+        return NOTHING;
     }
     count(Count::Untracked);
-    Some(Decision {
+    Decision {
         generation: 0,
         born: 0,
         // SAFETY: no preconditions.
         now: unsafe { bpf_ktime_get_ns() },
-        flags: FLAG_PRE | FLAG_UNTRACKED,
-    })
+        flags: u64::from(FLAG_PRE | FLAG_UNTRACKED),
+    }
 }
 
 #[inline(always)]
@@ -216,69 +232,35 @@ const fn flags_of(announcement: Announcement) -> u8 {
     }
 }
 
-/// Counts the announcement, and tells the inode's word what became of it.
-#[inline(always)]
-fn conclude(entry: *mut TrackedInode, decision: Decision, delivered: bool) {
-    let Decision {
-        generation, flags, ..
-    } = decision;
-    let retry = flags & FLAG_RETRY != 0;
-    if flags == 0 {
-        count(Count::Late);
-    }
-    if delivered {
-        count(Count::Delivered);
-        if retry {
-            count(Count::Retried);
-        }
-    }
-    if entry.is_null() || flags & FLAG_UNTRACKED != 0 {
-        if !delivered {
-            count(Count::Lost);
-        }
-        return;
-    }
-    for _ in 0..ATTEMPTS {
-        // SAFETY: the pointer comes from the map.
-        let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
-        let Step::Store(new) = generation::announced(word, generation, delivered) else {
-            return;
-        };
-        // SAFETY: the pointer comes from the map; `word` is an aligned u64.
-        if unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
-            // A generation is counted as lost once, however often its announcement fails.
-            if !delivered && !retry {
-                count(Count::Lost);
-            }
-            return;
-        }
-    }
-    count(Count::Contended);
-}
-
-/// How the inode looks now. Its age is looked at only where it matters.
-#[inline(always)]
-fn mapping(entry: *mut TrackedInode, word: Word, inode: Inode) -> Mapping {
-    let dirty = inode.is_dirty();
-    if dirty || !word.age_matters() {
-        return Mapping { dirty, aged: false };
+/// Whether what was announced last is on disk by now, if pages do not tell: [`Mapping::aged`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn has_aged(entry: *mut TrackedInode, superblock: u64) -> u64 {
+    if entry.is_null() {
+        return 0;
     }
     // SAFETY: the pointer comes from the map.
     let announced = unsafe { read_volatile(&raw const (*entry).announced) };
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let aged = now.wrapping_sub(announced) > setting!(period)
-        || LAST_SYNC.get() > announced && synced_at(inode) > announced;
-    Mapping { dirty, aged }
+        || LAST_SYNC.get() > announced && synced_at(superblock) > announced;
+    aged.into()
 }
 
-/// When the inode's filesystem was last synced as a whole.
+/// When the filesystem was last synced as a whole.
 #[inline(always)]
-fn synced_at(inode: Inode) -> u64 {
+fn synced_at(superblock: u64) -> u64 {
     // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
-    unsafe { SYNCED.get(inode.superblock().address()) }
-        .copied()
-        .unwrap_or(0)
+    unsafe { SYNCED.get(superblock) }.copied().unwrap_or(0)
+}
+
+/// Whether what the running task does is not announced, without hiding anybody else's: premod's own changes, and
+/// deduplication, which changes no byte.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_silent_task(inode: u64) -> u64 {
+    (is_own() || is_deduplicating(inode)).into()
 }
 
 /// The inode's entry, made if there is none; null if there is no room.

@@ -3,7 +3,7 @@
 //! `cargo test` always tries the same inputs. `PREMOD_FUZZ=N cargo test` tries N times as many, and others
 //! each time. What fails is made smaller and printed; it then gets a test of its own beside the code.
 
-use premod_common::event::{FLAG_PATH_CUT, FirstDirtyRecord};
+use premod_common::event::{FLAG_PATH_CUT, FirstDirtyRecord, Item};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -138,7 +138,7 @@ fn word() -> impl Strategy<Value = [u8; 16]> {
 /// Any record, with every combination of flags.
 pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
     let numbers = proptest::array::uniform8(number());
-    let words = proptest::array::uniform7(any::<u32>());
+    let words = proptest::array::uniform6(any::<u32>());
     (numbers, words, 0..12u8, any::<u8>(), word(), word()).prop_map(
         |(numbers, words, op, flags, comm, filesystem)| {
             let [
@@ -151,8 +151,10 @@ pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
                 length,
                 cgroup,
             ] = numbers;
-            let [inode_generation, device, pid, tid, uid, gid, cpu] = words;
+            let [inode_generation, device, pid, tid, uid, gid] = words;
             FirstDirtyRecord {
+                op,
+                flags,
                 mono_ns,
                 generation,
                 inode_address,
@@ -167,12 +169,9 @@ pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
                 tid,
                 uid,
                 gid,
-                names_length: 0,
-                op,
-                flags,
-                cpu,
                 comm,
                 filesystem,
+                ..FirstDirtyRecord::default()
             }
         },
     )
@@ -186,6 +185,9 @@ pub(crate) fn item(record: &FirstDirtyRecord, names: &[Vec<u8>]) -> Vec<u8> {
         tail.push(0);
     }
     let mut item = Vec::new();
+    item.extend(record.kind.to_ne_bytes());
+    item.extend((tail.len() as u16).to_ne_bytes());
+    item.extend([record.op, record.flags]);
     for number in [
         record.mono_ns,
         record.generation,
@@ -195,6 +197,7 @@ pub(crate) fn item(record: &FirstDirtyRecord, names: &[Vec<u8>]) -> Vec<u8> {
         record.offset,
         record.length,
         record.cgroup,
+        record.directory,
     ] {
         item.extend(number.to_ne_bytes());
     }
@@ -208,9 +211,6 @@ pub(crate) fn item(record: &FirstDirtyRecord, names: &[Vec<u8>]) -> Vec<u8> {
     ] {
         item.extend(number.to_ne_bytes());
     }
-    item.extend((tail.len() as u16).to_ne_bytes());
-    item.extend([record.op, record.flags]);
-    item.extend(record.cpu.to_ne_bytes());
     item.extend(record.comm);
     item.extend(record.filesystem);
     item.extend(tail);
@@ -234,7 +234,9 @@ pub(crate) fn joined(names: &[Vec<u8>], flags: u8) -> Vec<u8> {
 pub(crate) fn event() -> impl Strategy<Value = FirstDirty> {
     (record(), names(), number()).prop_map(|(record, names, seq)| {
         let item = item(&record, &names);
-        let (record, names) = FirstDirtyRecord::decode(&item).expect("it is whole");
+        let Some(Item::FirstDirty(record, names)) = Item::decode(&item) else {
+            panic!("it is whole");
+        };
         let mut event = Decoder::new().decode(&record, names, &Clocks::now());
         event.seq = seq;
         event

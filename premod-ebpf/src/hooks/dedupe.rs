@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    kernel::{File, Inode, current_task},
+    kernel::{File, current_task},
     latch::Latch,
     maps::DEDUPES,
 };
@@ -35,14 +35,14 @@ fn dedupe_ends(_ctx: FExitContext) -> i32 {
     0
 }
 
-/// Whether the running task deduplicates this inode, which is then forgotten: permission is asked once.
+/// Whether the running task deduplicates the inode at this address, which is then forgotten: permission is asked once.
 #[inline(always)]
-pub(crate) fn is_deduplicating(inode: Inode) -> bool {
+pub(crate) fn is_deduplicating(inode: u64) -> bool {
     if HAPPENS.get() == 0 {
         return false;
     }
     let task = current_task();
     // SAFETY: a shared reference into a map value that only this task changes.
     let target = unsafe { DEDUPES.get(task) }.copied();
-    target == Some(inode.address()) && DEDUPES.remove(task).is_ok()
+    target == Some(inode) && DEDUPES.remove(task).is_ok()
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use crate::{
+    directories::RENAMES,
     kernel::{Inode, load},
     maps::INODES,
     scope::{forget_verdict, forget_verdicts},
@@ -11,10 +12,10 @@ use crate::{
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
 
-/// `vfs_rename(struct renamedata *rd)`, 6.1 to 7.x. Attached only when PATHs are traced.
+/// `vfs_rename(struct renamedata *rd)`, 6.1 to 7.x.
 ///
 /// At the exit the new names are in place. A file's verdict is forgotten alone; a directory's move
-/// concerns everything below it.
+/// concerns everything below it, and the paths that user space has been told.
 #[fexit(function = "vfs_rename")]
 fn vfs_rename(ctx: FExitContext) -> i32 {
     let renamed: *const u8 = ctx.arg(0);
@@ -53,6 +54,7 @@ unsafe fn forget(dentry: *const u8) {
         }
         if load!(inode, inode_i_mode: u16) & S_IFMT == S_IFDIR {
             forget_verdicts();
+            RENAMES.increase();
         } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {
             forget_verdict(entry, Inode(inode));
         }

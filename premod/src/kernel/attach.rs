@@ -156,10 +156,10 @@ pub const HOOKS: &[Hook] = &[
     Hook {
         sees: "renames",
         ways: &[fexit("vfs_rename", "vfs_rename")],
-        cost: "files renamed into a traced directory would be missed",
+        cost: "files renamed into a traced directory would be missed, and paths would be those of before",
         essential: true,
         decides: true,
-        when: When::Scoped,
+        when: When::Always,
     },
     Hook {
         sees: "hard links",

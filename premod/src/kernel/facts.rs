@@ -119,6 +119,7 @@ const OFFSETS: &[Offset] = &[
     offset!(mount, "mnt_parent", mount_mnt_parent, PATHS),
     offset!(mount, "mnt_mountpoint", mount_mnt_mountpoint, PATHS),
     offset!(mount, "mnt_ns", mount_mnt_ns, PATHS),
+    offset!(mnt_namespace, "event", mnt_namespace_event, PATHS),
     offset!(dentry, "d_parent", dentry_d_parent, PATHS),
     offset!(dentry, "d_name.name", dentry_d_name_name, PATHS),
     offset!(dentry, "d_name.len", dentry_d_name_len, PATHS),
@@ -127,6 +128,13 @@ const OFFSETS: &[Offset] = &[
     // The union that d_alias is in has lost its name in 7.x.
     offset!(dentry, "d_alias" at "d_u.d_alias|d_alias", dentry_d_alias, PATHS),
     offset!(dentry, "d_seq" at "d_seq.seqcount.sequence", dentry_d_seq, PATHS),
+    offset!(dentry, "d_op", dentry_d_op, PATHS),
+    offset!(
+        dentry_operations,
+        "d_revalidate",
+        dentry_operations_d_revalidate,
+        PATHS
+    ),
     offset!(hlist_node, "next", hlist_node_next, PATHS),
     offset!(inode, "i_mode", inode_i_mode, IDENTITY),
     offset!(inode, "i_sb", inode_i_sb, IDENTITY),
@@ -146,6 +154,7 @@ const OFFSETS: &[Offset] = &[
     offset!(super_block, "s_magic", super_block_s_magic, IDENTITY),
     offset!(super_block, "s_bdi", super_block_s_bdi, STATE),
     offset!(super_block, "s_type", super_block_s_type, IDENTITY),
+    offset!(super_block, "s_root", super_block_s_root, PATHS),
     offset!(file_system_type, "name", file_system_type_name, IDENTITY),
     offset!(vm_fault, "vma", vm_fault_vma, STORES),
     offset!(vm_fault, "pgoff", vm_fault_pgoff, STORES),

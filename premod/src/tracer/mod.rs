@@ -14,7 +14,10 @@ use aya::{
     maps::{MapData, RingBuf},
 };
 use futures_core::Stream;
-use premod_common::{counters::Counters, event::FirstDirtyRecord};
+use premod_common::{
+    counters::Counters,
+    event::{FirstDirtyRecord, Item},
+};
 use tokio::{io::unix::AsyncFd, time::Interval};
 
 pub use self::builder::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, TracerBuilder};
@@ -167,7 +170,7 @@ impl Tracer {
             let Some(item) = self.events.get_mut().next() else {
                 return read;
             };
-            let Some((record, names)) = FirstDirtyRecord::decode(&item) else {
+            let Some(Item::FirstDirty(record, names)) = Item::decode(&item) else {
                 continue;
             };
             if self.duplicates.is_duplicate(&record) {

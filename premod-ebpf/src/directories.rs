@@ -1,0 +1,154 @@
+//! Directories whose paths user space has been told, so that the events of their files need not repeat them.
+//!
+//! A directory's dentry keeps those above it in memory, so its path changes only by a rename of a directory, which
+//! begins a new epoch here, or by a change of the mounts, which the kernel counts in the mount namespace (that is what
+//! wakes those who poll /proc/self/mountinfo; the count is one for all namespaces, so that none has another's value).
+//! Another directory at the same address, or another one in place of one that was removed, has another inode. Where
+//! other machines rename directories ([`revalidates`]), nothing is kept.
+//!
+//! Each directory has one slot that it shares with others; who comes last has it.
+
+use core::{
+    arch::asm,
+    cell::UnsafeCell,
+    ptr::{read_volatile, write_volatile},
+};
+
+use crate::{atomic::compare_and_swap, kernel::read, latch::Latch, maps::fact, scratch::Located};
+
+const SLOTS: usize = 2048;
+
+/// The epoch of directories' names: a new one begins with the end of each rename.
+pub(crate) static RENAMES: Latch = Latch::new();
+
+/// The last token that was given to a directory.
+static TOKENS: Latch = Latch::new();
+
+/// What a directory's path depends on.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Identity {
+    dentry: u64,
+    inode: u64,
+    generation: u64,
+    mount: u64,
+    /// The mount namespace's count of changes.
+    mounts: u64,
+    renames: u64,
+}
+
+impl Identity {
+    /// `mounts` is the mount namespace's count of changes, read before anything else of the path is.
+    #[inline(always)]
+    pub(crate) fn new(file: &Located, mounts: u64) -> Self {
+        Self {
+            dentry: file.parent,
+            inode: file.parent_inode,
+            generation: file.parent_generation,
+            mount: file.mount,
+            mounts,
+            renames: RENAMES.get(),
+        }
+    }
+}
+
+#[repr(C, align(64))]
+struct Slot {
+    /// Odd while somebody fills the slot; another number each time.
+    version: u64,
+    identity: Identity,
+    token: u64,
+}
+
+#[repr(C)]
+struct Slots(UnsafeCell<[Slot; SLOTS]>);
+
+// SAFETY: every access to it is volatile or atomic.
+unsafe impl Sync for Slots {}
+
+#[unsafe(no_mangle)]
+static DIRECTORIES: Slots = Slots(UnsafeCell::new(
+    [const {
+        Slot {
+            version: 0,
+            identity: Identity {
+                dentry: 0,
+                inode: 0,
+                generation: 0,
+                mount: 0,
+                mounts: 0,
+                renames: 0,
+            },
+            token: 0,
+        }
+    }; SLOTS],
+));
+
+#[inline(always)]
+fn slot(identity: &Identity) -> *mut Slot {
+    let lower: u32;
+    // SAFETY: registers only. As in `quiet`: the compiler must not calculate with the address itself.
+    unsafe {
+        asm!("{lower} = {address}", lower = out(wreg) lower, address = in(wreg) identity.dentry as u32);
+    };
+    // Fibonacci hashing: the upper bits of the product depend on all bits of the address.
+    let mixed = lower.wrapping_mul(0x9e37_79b9);
+    let index = (mixed >> (32 - SLOTS.ilog2())) as usize & (SLOTS - 1);
+    // SAFETY: the index is smaller than SLOTS.
+    unsafe { DIRECTORIES.0.get().cast::<Slot>().add(index) }
+}
+
+/// The token by which user space knows the directory's path; 0 if it does not.
+#[inline(always)]
+pub(crate) fn find(identity: &Identity) -> u64 {
+    let slot = slot(identity);
+    // SAFETY: a slot of ours. On x86-64 loads stay in their order: what is read between two looks at the version that
+    // agree belongs together.
+    unsafe {
+        let version = read_volatile(&raw const (*slot).version);
+        let kept = read_volatile(&raw const (*slot).identity);
+        let token = read_volatile(&raw const (*slot).token);
+        let same = kept.dentry == identity.dentry
+            && kept.inode == identity.inode
+            && kept.generation == identity.generation
+            && kept.mount == identity.mount
+            && kept.mounts == identity.mounts
+            && kept.renames == identity.renames;
+        if same && version & 1 == 0 && version == read_volatile(&raw const (*slot).version) {
+            token
+        } else {
+            0
+        }
+    }
+}
+
+/// A token that no directory has had.
+#[inline(always)]
+pub(crate) fn new_token() -> u64 {
+    TOKENS.next()
+}
+
+/// Notes that user space has been told the directory's path, read when `identity` was true, by this token. Not before
+/// it has been: an event with the token has to come after.
+#[inline(always)]
+pub(crate) fn keep(identity: &Identity, token: u64) {
+    let slot = slot(identity);
+    // SAFETY: a slot of ours; all fields are aligned u64.
+    unsafe {
+        let version = read_volatile(&raw const (*slot).version);
+        if version & 1 != 0 || !compare_and_swap(&raw mut (*slot).version, version, version + 1) {
+            return;
+        }
+        write_volatile(&raw mut (*slot).identity, *identity);
+        write_volatile(&raw mut (*slot).token, token);
+        write_volatile(&raw mut (*slot).version, version + 2);
+    }
+}
+
+/// Whether the filesystem asks, each time that a name is used, whether it still is one: others may rename directories
+/// there, and the kernel is not told.
+#[inline(always)]
+pub(crate) fn revalidates(dentry: u64) -> bool {
+    let operations = read(dentry + u64::from(fact!(dentry_d_op)));
+    operations != 0 && read(operations + u64::from(fact!(dentry_operations_d_revalidate))) != 0
+}
