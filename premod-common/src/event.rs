@@ -106,6 +106,10 @@ pub const NAME_SPACE: usize = 256;
 /// Most steps of the walk from the file to the root: components and mount points.
 pub const WALK_MAX: u32 = 512;
 
+/// How many directories user space remembers: those it was told last. The kernel side tells a directory anew, with a new
+/// token, when half as many others have been told since: the other half is for events that are late.
+pub const DIRECTORIES_REMEMBERED: usize = 8192;
+
 /// An inode's data is about to become dirty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

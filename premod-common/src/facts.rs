@@ -149,10 +149,13 @@ pub struct Settings {
     pub padding: u32,
 }
 
-#[cfg(feature = "user")]
-mod pod {
-    // SAFETY: repr(C), no padding (asserted below).
-    unsafe impl aya::Pod for super::Settings {}
+impl Settings {
+    /// As they stand in the programs' read-only data.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
+        // SAFETY: repr(C), integers only, no padding (asserted below), and bytes need no alignment.
+        unsafe { &*(&raw const *self).cast() }
+    }
 }
 
 const _: () = assert!(size_of::<Settings>() == 48);

@@ -3,7 +3,7 @@
 //! `cargo test` always tries the same inputs. `PREMOD_FUZZ=N cargo test` tries N times as many, and others
 //! each time. What fails is made smaller and printed; it then gets a test of its own beside the code.
 
-use premod_common::event::{FLAG_PATH_CUT, FirstDirtyRecord, Item};
+use premod_common::event::{DirectoryRecord, FLAG_PATH_CUT, FirstDirtyRecord, Item};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -177,13 +177,42 @@ pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
     )
 }
 
-/// The bytes that the kernel side puts into the buffer for this record and these names, root first.
-pub(crate) fn item(record: &FirstDirtyRecord, names: &[Vec<u8>]) -> Vec<u8> {
+/// Any record of a directory, with one of a few tokens.
+pub(crate) fn directory() -> impl Strategy<Value = DirectoryRecord> {
+    (1..6u64, any::<u8>(), word()).prop_map(|(token, flags, filesystem)| DirectoryRecord {
+        flags,
+        token,
+        filesystem,
+        ..DirectoryRecord::default()
+    })
+}
+
+/// Path components as they follow a record: leaf first.
+fn tail(names: &[Vec<u8>]) -> Vec<u8> {
     let mut tail = Vec::new();
     for name in names.iter().rev() {
         tail.extend_from_slice(name);
         tail.push(0);
     }
+    tail
+}
+
+/// The bytes that the kernel side puts into the buffer for this directory and these names, root first.
+pub(crate) fn directory_item(record: &DirectoryRecord, names: &[Vec<u8>]) -> Vec<u8> {
+    let tail = tail(names);
+    let mut item = Vec::new();
+    item.extend(record.kind.to_ne_bytes());
+    item.extend((tail.len() as u16).to_ne_bytes());
+    item.extend([record.flags, record.padding]);
+    item.extend(record.token.to_ne_bytes());
+    item.extend(record.filesystem);
+    item.extend(tail);
+    item
+}
+
+/// The bytes that the kernel side puts into the buffer for this record and these names, root first.
+pub(crate) fn item(record: &FirstDirtyRecord, names: &[Vec<u8>]) -> Vec<u8> {
+    let tail = tail(names);
     let mut item = Vec::new();
     item.extend(record.kind.to_ne_bytes());
     item.extend((tail.len() as u16).to_ne_bytes());
@@ -237,7 +266,7 @@ pub(crate) fn event() -> impl Strategy<Value = FirstDirty> {
         let Some(Item::FirstDirty(record, names)) = Item::decode(&item) else {
             panic!("it is whole");
         };
-        let mut event = Decoder::new().decode(&record, names, &Clocks::now());
+        let mut event = Decoder::new().first_dirty(&record, names, &Clocks::now());
         event.seq = seq;
         event
     })

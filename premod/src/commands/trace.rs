@@ -262,6 +262,7 @@ fn conclude(summary: &Summary, took: Duration) {
         retried,
         late,
         untracked,
+        unplaced,
     } = *summary;
     let mut text = format!(
         "premod: {events} events, {lost} lost in {:.1} s",
@@ -271,6 +272,7 @@ fn conclude(summary: &Summary, took: Duration) {
         (retried, "of the lost ones announced after all"),
         (late, "late (not before the modification)"),
         (untracked, "touches of inodes there was no room to track"),
+        (unplaced, "whose directory was not known"),
     ] {
         if count > 0 {
             text.push_str(&format!("; {count} {what}"));

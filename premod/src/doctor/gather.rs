@@ -1,6 +1,6 @@
 //! Collects what the checks judge. Loads and attaches every program as `trace` would, and lets go again.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, thread::JoinHandle};
 
 use premod_common::{facts::Settings, inode::TRACKED_MAX};
 
@@ -83,6 +83,7 @@ pub async fn gather(probe: Option<PathBuf>) -> Gathered {
         environment,
         missing_capabilities,
     };
+    let loader = load::Loader::in_background();
     let btf = match Btf::of_running_kernel() {
         Ok(btf) => btf,
         Err(error) => {
@@ -95,11 +96,17 @@ pub async fn gather(probe: Option<PathBuf>) -> Gathered {
     if !gathered.missing_capabilities.is_empty() || gathered.environment.lockdown_forbids() {
         return gathered;
     }
-    gathered.bpf = attach_all(&mut gathered.hooks, &btf, &mut table, &gathered.environment)
-        .map_err(|error| match error {
-            Error::KernelRefuses { reason, .. } => Refusal::Forbidden(reason),
-            other => Refusal::Other(other.to_string()),
-        });
+    gathered.bpf = attach_all(
+        loader,
+        &mut gathered.hooks,
+        &btf,
+        &mut table,
+        &gathered.environment,
+    )
+    .map_err(|error| match error {
+        Error::KernelRefuses { reason, .. } => Refusal::Forbidden(reason),
+        other => Refusal::Other(other.to_string()),
+    });
     gathered.facts = table.list;
     if let (Some(directory), Ok(())) = (probe, &gathered.bpf) {
         let probed = probe::run(&directory).await;
@@ -109,14 +116,20 @@ pub async fn gather(probe: Option<PathBuf>) -> Gathered {
 }
 
 fn attach_all(
+    loader: JoinHandle<load::Loader>,
     hooks: &mut Vec<HookState>,
     btf: &Btf,
     table: &mut facts::FactTable,
     environment: &Environment,
 ) -> Result<(), Error> {
-    let kernel_btf = aya::Btf::from_sys_fs()
-        .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
-    let mut enroller = Enroller::load(table.facts, &kernel_btf, environment)?;
+    let chosen: Vec<_> = HOOKS
+        .iter()
+        .map(|hook| hook.choose(btf, environment))
+        .collect();
+    let ways: Vec<_> = chosen.iter().copied().flatten().collect();
+    let kernel_btf = attach::targets(btf, ways.iter().chain(&[enrol::HOOK]))?;
+    let mut loader = load::Loader::ready(loader);
+    let mut enroller = Enroller::load(&mut loader, table.facts, &kernel_btf, environment)?;
     let learnt = enrol::learn(&mut enroller, table, &[])?;
     let setup = load::Setup {
         facts: table.facts,
@@ -131,12 +144,7 @@ fn attach_all(
         inodes: TRACKED_MAX,
         log_level: 0,
     };
-    let mut ebpf = load::object(&setup, environment)?;
-    let chosen: Vec<_> = HOOKS
-        .iter()
-        .map(|hook| hook.choose(btf, environment))
-        .collect();
-    let ways: Vec<_> = chosen.iter().copied().flatten().collect();
+    let mut ebpf = loader.object(&setup, environment)?;
     attach::load_ahead(&mut ebpf, &kernel_btf, &ways);
     for (hook, way) in HOOKS.iter().zip(chosen) {
         let state = match way {

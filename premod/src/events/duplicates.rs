@@ -4,10 +4,10 @@
 //! event; one of the two announcements is marked as an echo. Their order in the ring buffer is open, and if
 //! one of them did not fit, so is the order of the other and the repetition.
 
-use std::collections::VecDeque;
+use std::hash::BuildHasher;
 
 use premod_common::event::FirstDirtyRecord;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxBuildHasher;
 
 /// How many announcements are remembered. The two come within the time that one takes, so that a few
 /// per CPU would do.
@@ -17,10 +17,26 @@ const REMEMBERED: usize = 4096;
 type Generation = (u64, u64, u64);
 
 /// Remembers the last announcements.
-#[derive(Default)]
+///
+/// They are numbered from 1, and each is linked to the one before it with the same hash: so nothing has to be done to
+/// forget one, which is as frequent as to remember one.
 pub(crate) struct Duplicates {
-    order: VecDeque<Generation>,
-    recent: FxHashSet<Generation>,
+    /// How many there were.
+    count: u64,
+    /// The last ones, each at its number modulo their count, with the number before it.
+    recent: Box<[(Generation, u64); REMEMBERED]>,
+    /// The number of the last one with each hash, or 0.
+    last: Box<[u64; REMEMBERED]>,
+}
+
+impl Default for Duplicates {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            recent: Box::new([Default::default(); REMEMBERED]),
+            last: Box::new([0; REMEMBERED]),
+        }
+    }
 }
 
 impl Duplicates {
@@ -31,15 +47,19 @@ impl Duplicates {
             return false;
         }
         let generation = (record.inode_address, record.born, record.generation);
-        if !self.recent.insert(generation) {
-            return true;
+        let last = &mut self.last[FxBuildHasher.hash_one(generation) as usize % REMEMBERED];
+        let forgotten = self.count.saturating_sub(REMEMBERED as u64);
+        let mut number = *last;
+        while number > forgotten {
+            let (other, before) = self.recent[number as usize % REMEMBERED];
+            if other == generation {
+                return true;
+            }
+            number = before;
         }
-        if self.order.len() == REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.recent.remove(&oldest);
-        }
-        self.order.push_back(generation);
+        self.count += 1;
+        self.recent[self.count as usize % REMEMBERED] = (generation, *last);
+        *last = self.count;
         false
     }
 }
@@ -97,12 +117,16 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn as_many_are_remembered_as_promised_and_no_more() {
         let mut duplicates = Duplicates::default();
-        for generation in 1..=3 * REMEMBERED as u64 {
+        let last = 3 * REMEMBERED as u64;
+        for generation in 1..=last {
             assert!(!duplicates.is_duplicate(&record(generation, FLAG_ECHO)));
         }
-        assert_eq!(duplicates.order.len(), REMEMBERED);
-        assert_eq!(duplicates.recent.len(), REMEMBERED);
+        let oldest = last - REMEMBERED as u64 + 1;
+        for generation in oldest..=last {
+            assert!(duplicates.is_duplicate(&record(generation, 0)));
+        }
+        assert!(!duplicates.is_duplicate(&record(oldest - 1, 0)));
     }
 }

@@ -30,6 +30,7 @@ pub(crate) struct Skippable {
 pub(crate) struct Losses {
     counters: PerCpuArray<MapData, Counters>,
     lost_before: Vec<u64>,
+    malformed: u64,
     programs: Vec<Skippable>,
 }
 
@@ -38,6 +39,7 @@ impl Losses {
         Self {
             counters,
             lost_before: Vec::new(),
+            malformed: 0,
             programs,
         }
     }
@@ -49,14 +51,29 @@ impl Losses {
             .fold(Counters::default(), Counters::plus)
     }
 
-    /// Announcements that found the ring buffer full since the last look, by CPU.
-    pub(crate) fn buffer_full(&mut self) -> Vec<Loss> {
+    /// Takes note of an item of the ring buffer that is none of ours.
+    pub(crate) fn malformed(&mut self) {
+        self.malformed += 1;
+    }
+
+    /// What premod itself and the kernel side have counted since the last look: announcements that found the ring
+    /// buffer full, by CPU, and items that are none of ours.
+    pub(crate) fn noticed(&mut self) -> Vec<Loss> {
         let now: Vec<u64> = self
             .per_cpu()
             .into_iter()
             .map(|counters| counters.lost)
             .collect();
-        grown(&mut self.lost_before, now)
+        let mut losses = grown(&mut self.lost_before, now);
+        let malformed = std::mem::take(&mut self.malformed);
+        if malformed > 0 {
+            losses.push(Loss {
+                count: malformed,
+                cpu: None,
+                reason: LostReason::Malformed,
+            });
+        }
+        losses
     }
 
     /// Programs that the kernel skipped since the last look.

@@ -1,6 +1,7 @@
 //! Events as programs see them: typed, decoded, with their losses.
 
 mod decode;
+mod directories;
 mod duplicates;
 mod losses;
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use premod_common::event::{
-    FLAG_DELETED, FLAG_ECHO, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE, FLAG_RETRY,
-    FLAG_UNTRACKED, FirstDirtyRecord, Item, NAMES_MAX, TO_THE_END,
+    DirectoryRecord, FLAG_DELETED, FLAG_ECHO, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
+    FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, Item, NAMES_MAX, TO_THE_END,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -12,11 +12,20 @@ use super::{Clocks, Decoder, Device, Duplicates, FirstDirty, Op, Range};
 use crate::fuzz;
 
 /// What the tracer does with an item of the ring buffer.
+fn read_on(decoder: &mut Decoder, item: &[u8]) -> Option<FirstDirty> {
+    match Item::decode(item)? {
+        Item::FirstDirty(record, names) => {
+            Some(decoder.first_dirty(&record, names, &Clocks::now()))
+        }
+        Item::Directory(record, names) => {
+            decoder.directory(&record, names);
+            None
+        }
+    }
+}
+
 fn read(item: &[u8]) -> Option<FirstDirty> {
-    let Item::FirstDirty(record, names) = Item::decode(item)? else {
-        return None;
-    };
-    Some(Decoder::new().decode(&record, names, &Clocks::now()))
+    read_on(&mut Decoder::new(), item)
 }
 
 /// Bytes before the first NUL.
@@ -83,6 +92,93 @@ proptest! {
             [event.path.deleted, event.path.cut, event.path.in_filesystem],
             [FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS].map(has)
         );
+    }
+}
+
+/// Something in the ring buffer: a directory, or a file in one.
+#[derive(Clone, Debug)]
+enum Told {
+    Directory(DirectoryRecord, Vec<Vec<u8>>),
+    File(FirstDirtyRecord, Vec<u8>),
+}
+
+impl Told {
+    fn item(&self) -> Vec<u8> {
+        match self {
+            Self::Directory(record, names) => fuzz::directory_item(record, names),
+            Self::File(record, name) => fuzz::item(record, std::slice::from_ref(name)),
+        }
+    }
+}
+
+/// Directories, some of them told again, and files in them, and in others that were never told.
+fn told() -> impl Strategy<Value = Told> {
+    let directory = (fuzz::directory(), fuzz::names())
+        .prop_map(|(record, names)| Told::Directory(record, names));
+    let file = (fuzz::record(), 1..8u64, fuzz::name()).prop_map(|(mut record, token, name)| {
+        record.directory = token;
+        Told::File(record, name)
+    });
+    prop_oneof![1 => directory, 2 => file]
+}
+
+proptest! {
+    #![proptest_config(fuzz::effort(200))]
+
+    #[test]
+    fn a_file_lies_in_the_directory_that_was_told_last_or_in_none(
+        told in vec(told(), 0..16)
+    ) {
+        let mut decoder = Decoder::new();
+        let mut known = HashMap::new();
+        let mut unplaced = 0;
+        for told in told {
+            let event = read_on(&mut decoder, &told.item());
+            let (record, name) = match told {
+                Told::Directory(record, names) => {
+                    prop_assert!(event.is_none());
+                    known.insert(record.token, (record, names));
+                    continue;
+                }
+                Told::File(record, name) => (record, name),
+            };
+            let event = event.expect("it is whole");
+            let mut flags = record.flags;
+            let mut names = Vec::new();
+            let mut filesystem = String::new();
+            if let Some((directory, above)) = known.get(&record.directory) {
+                flags |= directory.flags & (FLAG_PATH_CUT | FLAG_PATH_IN_FS);
+                names.extend_from_slice(above);
+                filesystem = String::from_utf8_lossy(text(&directory.filesystem)).into_owned();
+            } else {
+                flags |= FLAG_PATH_CUT;
+                unplaced += 1;
+            }
+            names.push(name);
+            prop_assert_eq!(&event.path.bytes[..], &fuzz::joined(&names, flags)[..]);
+            prop_assert_eq!(&*event.filesystem, filesystem);
+            prop_assert_eq!(
+                [event.path.deleted, event.path.cut, event.path.in_filesystem],
+                [FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS].map(|flag| flags & flag != 0)
+            );
+            prop_assert_eq!(decoder.unplaced(), unplaced);
+        }
+    }
+
+    #[test]
+    fn damaged_directories_are_told_or_refused(
+        items in vec(told().prop_map(|told| told.item()).prop_flat_map(fuzz::mutated), 1..8)
+    ) {
+        let mut decoder = Decoder::new();
+        let mut longest = 0;
+        for item in items {
+            let names = item.len().saturating_sub(DirectoryRecord::SIZE) + 1;
+            if let Some(event) = read_on(&mut decoder, &item) {
+                prop_assert!(event.path.bytes.len() <= longest + names);
+                prop_assert!(!event.path.bytes.contains(&0));
+            }
+            longest = longest.max(names);
+        }
     }
 }
 

@@ -66,7 +66,7 @@ pub struct Path {
     pub bytes: Bytes,
     /// The file had no name any more (or never had one).
     pub deleted: bool,
-    /// The path was too long: its beginning is missing.
+    /// The path was too long, or its directory is not known: its beginning is missing.
     pub cut: bool,
     /// The path begins at the root of its filesystem, because the hook did not know the mount.
     pub in_filesystem: bool,
@@ -105,7 +105,7 @@ pub struct FirstDirty {
     pub path: Path,
     /// Which inode it is.
     pub key: InodeKey,
-    /// Type of the filesystem.
+    /// Type of the filesystem; empty if the directory is not known.
     pub filesystem: Arc<str>,
     /// Which bytes, where the hook knows.
     pub range: Option<Range>,
@@ -134,6 +134,8 @@ pub enum LostReason {
         /// Where the program was attached.
         hook: &'static str,
     },
+    /// It stood in the ring buffer, but premod does not understand it: a defect of premod.
+    Malformed,
 }
 
 impl LostReason {
@@ -144,6 +146,9 @@ impl LostReason {
             Self::BufferFull => "the ring buffer was full; try a larger --buffer-size".to_owned(),
             Self::Recursion { hook } => {
                 format!("the kernel skipped the program on {hook} (recursion_misses)")
+            }
+            Self::Malformed => {
+                "premod does not understand what its kernel side wrote; this is a defect".to_owned()
             }
         }
     }

@@ -119,8 +119,6 @@ impl FreezerBuilder {
             return Err(load::refused(&environment, ""));
         }
         let table = facts::gather(&btf);
-        let kernel_btf = aya::Btf::from_sys_fs()
-            .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
         if let Some(fact) = table.missing_for_freeze() {
             return Err(Error::KernelLacks {
                 release: release(),
@@ -142,7 +140,7 @@ impl FreezerBuilder {
         };
         let mut guards = Guards::create(&table.facts, settings, &environment, pins.path())?;
         let keeper = Keeper::start(&pins)?;
-        guards.attach(&btf, &kernel_btf, &environment)?;
+        guards.attach(&btf, &environment)?;
         for target in &targets {
             let look = guards.look(target.as_fd())?;
             if look.tgid != std::process::id() {

@@ -205,12 +205,7 @@ impl Guards {
     }
 
     /// Attaches the programs. The switch is open, so that nobody notices.
-    pub(crate) fn attach(
-        &mut self,
-        btf: &Btf,
-        kernel_btf: &aya::Btf,
-        environment: &Environment,
-    ) -> Result<(), Error> {
+    pub(crate) fn attach(&mut self, btf: &Btf, environment: &Environment) -> Result<(), Error> {
         let hook = "bpf_lsm_inode_setattr";
         let setattr = match btf.arguments(hook) {
             Some(2) => lsm("inode_setattr", "inode_setattr_of_two"),
@@ -231,9 +226,10 @@ impl Guards {
             .chain([setattr])
             .chain(compat)
             .collect();
-        attach::load_ahead(&mut self.ebpf, kernel_btf, &ways);
+        let kernel_btf = attach::targets(btf, &ways)?;
+        attach::load_ahead(&mut self.ebpf, &kernel_btf, &ways);
         for way in ways {
-            attach::attach(&mut self.ebpf, kernel_btf, way, environment)?;
+            attach::attach(&mut self.ebpf, &kernel_btf, way, environment)?;
         }
         self.pairs = PAIRS
             .iter()

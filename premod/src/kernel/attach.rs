@@ -42,17 +42,6 @@ pub struct Attachment {
     pub program: &'static str,
 }
 
-impl Attachment {
-    /// Whether a change may be lost if the kernel skips the program. It never skips one of an LSM hook.
-    #[must_use]
-    pub fn loses_when_skipped(&self) -> bool {
-        self.kind != Kind::Lsm
-            && HOOKS
-                .iter()
-                .any(|hook| hook.decides && hook.ways.contains(self))
-    }
-}
-
 /// One thing premod listens to, with the ways to do so, best first.
 #[derive(Debug)]
 pub struct Hook {
@@ -83,6 +72,40 @@ pub enum When {
     StablePages,
     /// When the kernel knows btrfs.
     Btrfs,
+}
+
+impl Attachment {
+    /// The name of the target's type in the kernel's type information.
+    #[must_use]
+    pub fn type_name(&self) -> String {
+        match self.kind {
+            Kind::Lsm => format!("bpf_lsm_{}", self.target),
+            Kind::Fentry | Kind::Fexit | Kind::Kprobe => self.target.to_owned(),
+            Kind::Tracepoint => format!("btf_trace_{}", self.target),
+        }
+    }
+
+    /// Whether a change may be lost if the kernel skips the program. It never skips one of an LSM hook.
+    #[must_use]
+    pub fn loses_when_skipped(&self) -> bool {
+        self.kind != Kind::Lsm
+            && HOOKS
+                .iter()
+                .any(|hook| hook.decides && hook.ways.contains(self))
+    }
+}
+
+/// Type information for [`attach`] to find the targets of these in.
+///
+/// # Errors
+/// If aya does not understand it.
+pub fn targets<'a>(
+    btf: &btf::Btf,
+    ways: impl IntoIterator<Item = &'a Attachment>,
+) -> Result<Btf, Error> {
+    let names: Vec<_> = ways.into_iter().map(Attachment::type_name).collect();
+    btf.of_targets(names.iter().map(String::as_str))
+        .map_err(|error| Error::kernel("cannot use the kernel's type information", &error))
 }
 
 impl When {
@@ -468,14 +491,11 @@ impl Hook {
     #[must_use]
     pub fn choose(&self, btf: &btf::Btf, environment: &Environment) -> Option<Attachment> {
         let exists = |way: &&Attachment| match way.kind {
-            Kind::Lsm => {
-                environment.bpf_lsm_is_active()
-                    && btf.has_function(&format!("bpf_lsm_{}", way.target))
-            }
-            Kind::Fentry | Kind::Fexit => btf.has_function(way.target),
+            Kind::Lsm => environment.bpf_lsm_is_active() && btf.has_function(&way.type_name()),
+            Kind::Fentry | Kind::Fexit => btf.has_function(&way.type_name()),
             Kind::Kprobe => {
                 environment.preemption.is_anywhere()
-                    && btf.has_function(way.target)
+                    && btf.has_function(&way.type_name())
                     && btf.has_function("bpf_rdonly_cast")
             }
             // A tracepoint's type has no entry of its own that all kernels spell alike; the load tells.

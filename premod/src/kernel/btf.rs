@@ -4,7 +4,13 @@
 //! how many arguments it has. It is our own because the maintained parsers decode all of the kernel's 150,000 types into
 //! owned values first; this one keeps the bytes and decodes what is asked for.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    hash::{BuildHasher, BuildHasherDefault},
+    path::Path,
+};
+
+use aya::Endianness;
+use rustc_hash::{FxHashMap, FxHasher};
 
 /// Where the kernel shows its own type information.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -26,9 +32,20 @@ pub struct Btf {
     /// Position of each type's header; type ids begin at 1.
     types: Vec<usize>,
     strings: usize,
-    structures: HashMap<Vec<u8>, u32>,
-    functions: HashMap<Vec<u8>, u32>,
+    structures: Names,
+    functions: Names,
+    typedefs: Names,
     enums: Vec<u32>,
+}
+
+/// The first type of each name, by the hash of the name.
+type Names = FxHashMap<u64, u32>;
+
+/// Room for the names of one kind in a kernel of today.
+const NAMES: usize = 1 << 16;
+
+fn hash(name: &[u8]) -> u64 {
+    BuildHasherDefault::<FxHasher>::default().hash_one(name)
 }
 
 /// A type's header, `struct btf_type`.
@@ -111,8 +128,9 @@ impl Btf {
             bytes,
             types: Vec::new(),
             strings: 0,
-            structures: HashMap::new(),
-            functions: HashMap::new(),
+            structures: Names::default(),
+            functions: Names::default(),
+            typedefs: Names::default(),
             enums: Vec::new(),
         };
         if btf.word(0)? & 0xffff != 0xeb9f {
@@ -125,6 +143,13 @@ impl Btf {
         if btf.strings + btf.word(20)? as usize > btf.bytes.len() {
             return Err(BtfError::Malformed(16));
         }
+        if end - first > 1 << 20 {
+            // The kernel's. Growing would copy it over and over.
+            btf.types.reserve(2 * NAMES);
+            for names in [&mut btf.structures, &mut btf.functions, &mut btf.typedefs] {
+                names.reserve(NAMES);
+            }
+        }
         let mut position = first;
         while position < end {
             let found = btf.header_at(position)?;
@@ -132,12 +157,16 @@ impl Btf {
             let id = btf.types.len() as u32;
             match found.kind() {
                 KIND_STRUCT | KIND_UNION if found.name != 0 => {
-                    let name = btf.string(found.name).to_vec();
+                    let name = hash(btf.string(found.name));
                     btf.structures.entry(name).or_insert(id);
                 }
                 KIND_FUNC => {
-                    let name = btf.string(found.name).to_vec();
+                    let name = hash(btf.string(found.name));
                     btf.functions.entry(name).or_insert(id);
+                }
+                KIND_TYPEDEF => {
+                    let name = hash(btf.string(found.name));
+                    btf.typedefs.entry(name).or_insert(id);
                 }
                 KIND_ENUM | KIND_ENUM64 => btf.enums.push(id),
                 _ => {}
@@ -153,25 +182,70 @@ impl Btf {
     /// Whether the kernel has a function of this name that programs can attach to.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
-        self.functions.contains_key(name.as_bytes())
+        self.named(&self.functions, name).is_some()
+    }
+
+    /// The type of this name. Two names with one hash are not to be expected; the second would not be found.
+    fn named(&self, names: &Names, name: &str) -> Option<u32> {
+        let id = *names.get(&hash(name.as_bytes()))?;
+        (self.string(self.header(id)?.name) == name.as_bytes()).then_some(id)
+    }
+
+    /// Type information for aya to find the numbers of these targets in: functions, and type definitions, which is what
+    /// a tracepoint has. All others are there, so that the numbers are right, but are nothing.
+    ///
+    /// From the kernel's own, aya would make 150,000 owned values, and search them from the beginning for each program.
+    ///
+    /// # Errors
+    /// If aya does not understand what was made for it.
+    pub fn of_targets<'a>(
+        &self,
+        targets: impl IntoIterator<Item = &'a str>,
+    ) -> Result<aya::Btf, aya::BtfError> {
+        // A forward declaration without a name.
+        let mut types = [0u32, 7 << 24, 0].repeat(self.types.len());
+        let mut strings = vec![0u8];
+        for target in targets {
+            for names in [&self.functions, &self.typedefs] {
+                let Some((id, header)) = self
+                    .named(names, target)
+                    .and_then(|id| Some((id, self.header(id)?)))
+                else {
+                    continue;
+                };
+                let place = (id as usize - 1) * 3;
+                types[place..place + 3].copy_from_slice(&[
+                    strings.len() as u32,
+                    header.info,
+                    header.size_or_type,
+                ]);
+                strings.extend(target.as_bytes());
+                strings.push(0);
+            }
+        }
+        let length = types.len() as u32 * 4;
+        let header = [0x0001_eb9f, 24, 0, length, length, strings.len() as u32];
+        let words = header.into_iter().chain(types);
+        let bytes: Vec<u8> = words.flat_map(u32::to_ne_bytes).chain(strings).collect();
+        aya::Btf::parse(&bytes, Endianness::default())
     }
 
     /// Number of a function's type; `None` if there is no such function.
     #[must_use]
     pub fn function(&self, name: &str) -> Option<u32> {
-        self.functions.get(name.as_bytes()).copied()
+        self.named(&self.functions, name)
     }
 
     /// Number of a structure's or union's type; `None` if there is no such structure.
     #[must_use]
     pub fn structure(&self, name: &str) -> Option<u32> {
-        self.structures.get(name.as_bytes()).copied()
+        self.named(&self.structures, name)
     }
 
     /// How many arguments a function has; `None` if there is no such function.
     #[must_use]
     pub fn arguments(&self, function: &str) -> Option<usize> {
-        let function = self.header(*self.functions.get(function.as_bytes())?)?;
+        let function = self.header(self.named(&self.functions, function)?)?;
         let prototype = self.header(function.size_or_type)?;
         (prototype.kind() == KIND_FUNC_PROTO).then(|| prototype.count())
     }
@@ -180,7 +254,7 @@ impl Btf {
     /// structures and unions. `None` if there is no such member.
     #[must_use]
     pub fn offset(&self, structure: &str, member: &str) -> Option<u32> {
-        let mut id = *self.structures.get(structure.as_bytes())?;
+        let mut id = self.named(&self.structures, structure)?;
         let mut bits = 0u32;
         for name in member.split('.') {
             let (offset, member_type) = self.member(id, name.as_bytes(), &mut { SEARCHED_MAX })?;
@@ -346,6 +420,15 @@ pub(super) mod tests {
         assert!(btf.has_function("f") && !btf.has_function("g"));
         assert_eq!(btf.arguments("f"), Some(0));
         assert_eq!(btf.arguments("g"), None);
+    }
+
+    #[test]
+    fn targets_keep_their_numbers() {
+        let btf = Btf::parse(sample()).unwrap();
+        let targets = btf.of_targets(["f", "g"]).unwrap();
+        let number = |name| targets.id_by_type_name_kind(name, aya_obj::btf::BtfKind::Func);
+        assert_eq!(number("f").unwrap(), 7);
+        assert!(number("g").is_err() && number("outer").is_err());
     }
 
     /// One structure, called `s`, with anonymous members of its own type at these offsets in bits.

@@ -8,12 +8,13 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 use aya::{
     Btf, Ebpf,
     maps::Array,
-    programs::{FEntry, ProgramError},
+    programs::{FEntry, fentry::FEntryLinkId},
 };
 use premod_common::{
     facts::{Facts, Settings},
@@ -21,23 +22,39 @@ use premod_common::{
 };
 use rustix::fs::{Mode, OFlags};
 
-use super::{environment::Environment, facts::FactTable, load};
+use super::{
+    attach::{Attachment, fentry},
+    environment::Environment,
+    facts::FactTable,
+    load,
+};
 use crate::{error::Error, mounts};
 
 const PROGRAM: &str = "security_file_fcntl";
+
+/// How the enrolment program hangs.
+pub const HOOK: Attachment = fentry(PROGRAM, PROGRAM);
 
 /// A small instance of the object, with only the enrolment program in the kernel.
 pub struct Enroller {
     ebpf: Ebpf,
     nonce: u64,
+    link: Option<FEntryLinkId>,
+    /// Takes the program off. The kernel waits for a tenth of a second before it is done with that.
+    resting: Option<JoinHandle<()>>,
 }
 
 impl Enroller {
-    /// Loads the enrolment program. It is attached only while it is asked.
+    /// Loads the enrolment program.
     ///
     /// # Errors
     /// If the kernel refuses it: then it refuses the others too.
-    pub fn load(facts: Facts, btf: &Btf, environment: &Environment) -> Result<Self, Error> {
+    pub fn load(
+        loader: &mut load::Loader,
+        facts: Facts,
+        btf: &Btf,
+        environment: &Environment,
+    ) -> Result<Self, Error> {
         let nonce = random();
         let setup = load::Setup {
             facts,
@@ -49,29 +66,56 @@ impl Enroller {
             inodes: 1,
             log_level: 0,
         };
-        let mut ebpf = load::object(&setup, environment)?;
+        let mut ebpf = loader.object(&setup, environment)?;
         let program = program(&mut ebpf)?;
         program
             .load(PROGRAM, btf)
             .map_err(|error| load::explain(PROGRAM, &error, environment))?;
-        Ok(Self { ebpf, nonce })
+        Ok(Self {
+            ebpf,
+            nonce,
+            link: None,
+            resting: None,
+        })
     }
 
-    /// Asks about any number of open files at once.
+    /// Asks about any number of open files. From then on the program is attached, and costs every fcntl a little, until
+    /// [`Enroller::rest`].
     ///
     /// # Errors
     /// If the program cannot be attached, or does not answer.
     pub fn ask(&mut self, files: &[BorrowedFd<'_>]) -> Result<Vec<Enrolled>, Error> {
-        let explain =
-            |error: &ProgramError| Error::kernel("cannot ask the kernel for inodes", error);
+        if self.link.is_none() {
+            // The kernel does not attach a program twice.
+            self.wait_until_rested();
+            let link = program(&mut self.ebpf)?
+                .attach()
+                .map_err(|error| Error::kernel("cannot ask the kernel for inodes", &error))?;
+            self.link = Some(link);
+        }
+        files.iter().map(|file| self.ask_one(*file)).collect()
+    }
+
+    /// Nothing more is to be asked for now.
+    ///
+    /// # Errors
+    /// If the program cannot be detached.
+    pub fn rest(&mut self) -> Result<(), Error> {
+        let Some(link) = self.link.take() else {
+            return Ok(());
+        };
         let link = program(&mut self.ebpf)?
-            .attach()
-            .map_err(|error| explain(&error))?;
-        let answers = files.iter().map(|file| self.ask_one(*file)).collect();
-        program(&mut self.ebpf)?
-            .detach(link)
-            .map_err(|error| explain(&error))?;
-        answers
+            .take_link(link)
+            .map_err(|error| Error::kernel("cannot end to ask the kernel for inodes", &error))?;
+        self.resting = Some(thread::spawn(move || drop(link)));
+        Ok(())
+    }
+
+    fn wait_until_rested(&mut self) {
+        if let Some(resting) = self.resting.take() {
+            // It does not panic.
+            let _ = resting.join();
+        }
     }
 
     fn ask_one(&mut self, file: BorrowedFd<'_>) -> Result<Enrolled, Error> {

@@ -1,9 +1,14 @@
 //! Takes the BPF object into the kernel.
 
+use std::thread::{JoinHandle, spawn};
+
 use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
 use premod_common::facts::{Facts, Settings};
 
-use super::{environment::Environment, relocate::with_facts};
+use super::{
+    environment::Environment,
+    relocate::{set_global, with_facts},
+};
 use crate::error::{Error, chain};
 
 /// The programs, as the build script compiled them.
@@ -26,18 +31,42 @@ pub struct Setup {
     pub log_level: LogLevel,
 }
 
-/// Creates the maps and hands the facts over. Programs are loaded one by one when they are attached.
-///
-/// # Errors
-/// If the kernel refuses to create maps.
-pub fn object(setup: &Setup, environment: &Environment) -> Result<Ebpf, Error> {
-    EbpfLoader::new()
-        .override_global("SETTINGS", &setup.settings, true)
-        .override_global("AYA_LOG_LEVEL", &setup.log_level, false)
-        .map_max_entries("EVENTS", setup.buffer_size)
-        .map_max_entries("INODES", setup.inodes)
-        .load(&with_facts(OBJECT, &setup.facts)?)
-        .map_err(|error| explain_maps(&error, environment))
+/// aya's loader. When it is made it reads all of the kernel's types, which takes longer than all else of a start: one
+/// serves for several objects, and is made beside other things.
+pub struct Loader(EbpfLoader<'static>);
+
+impl Loader {
+    /// Begins to make one.
+    #[must_use]
+    pub fn in_background() -> JoinHandle<Self> {
+        spawn(|| Self(EbpfLoader::new()))
+    }
+
+    /// The one that was begun.
+    #[must_use]
+    pub fn ready(making: JoinHandle<Self>) -> Self {
+        making.join().unwrap_or_else(|_| Self(EbpfLoader::new()))
+    }
+
+    /// Creates the maps and hands the facts over. Programs are loaded one by one when they are attached.
+    ///
+    /// # Errors
+    /// If the kernel refuses to create maps.
+    pub fn object(&mut self, setup: &Setup, environment: &Environment) -> Result<Ebpf, Error> {
+        self.0
+            .map_max_entries("EVENTS", setup.buffer_size)
+            .map_max_entries("INODES", setup.inodes)
+            .load(&prepared(setup)?)
+            .map_err(|error| explain_maps(&error, environment))
+    }
+}
+
+/// The object as it is loaded.
+fn prepared(setup: &Setup) -> Result<Vec<u8>, Error> {
+    let mut object = with_facts(OBJECT, &setup.facts)?;
+    set_global(&mut object, "SETTINGS", setup.settings.as_bytes())?;
+    set_global(&mut object, "AYA_LOG_LEVEL", &[setup.log_level])?;
+    Ok(object)
 }
 
 /// Turns the loader's answer about the maps into a sentence.
@@ -96,6 +125,17 @@ pub(crate) fn refused(environment: &Environment, answer: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn globals_get_their_values_and_nothing_else_does() {
+        let mut object = OBJECT.to_vec();
+        assert!(set_global(&mut object, "SETTINGS", &[1]).is_err());
+        assert!(set_global(&mut object, "NO_SUCH_THING", &[1]).is_err());
+        assert!(object == OBJECT);
+        set_global(&mut object, "SETTINGS", &[0xa5; size_of::<Settings>()]).unwrap();
+        let changed = object.iter().zip(OBJECT).filter(|(new, old)| new != old);
+        assert_eq!(changed.count(), size_of::<Settings>());
+    }
 
     #[test]
     fn every_mark_in_the_programs_becomes_a_fact() {

@@ -1,7 +1,7 @@
 //! Writes the facts about the running kernel into the instructions of a BPF object, where they have marks
-//! ([`premod_common::facts::mark`]).
+//! ([`premod_common::facts::mark`]), and this run's settings into its read-only data.
 
-use object::{File, Object, ObjectSection, SectionKind};
+use object::{File, Object, ObjectSection, ObjectSymbol, SectionKind};
 use premod_common::facts::{Facts, mark};
 
 use crate::error::Error;
@@ -40,6 +40,33 @@ pub(crate) fn with_facts(object: &[u8], facts: &Facts) -> Result<Vec<u8>, Error>
         }
     }
     Ok(relocated)
+}
+
+/// Gives a global variable of the object its value.
+///
+/// aya can do that too, but borrows the value for as long as its loader lives, which is for several objects.
+///
+/// # Errors
+/// If the object has no such variable, or one of another size.
+pub(crate) fn set_global(object: &mut [u8], name: &str, value: &[u8]) -> Result<(), Error> {
+    let place = global(object, name, value.len())
+        .and_then(|place| object.get_mut(place..place.checked_add(value.len())?))
+        .ok_or_else(|| {
+            let size = value.len();
+            Error::BadValue(format!("the BPF object has no {name} of {size} bytes"))
+        })?;
+    place.copy_from_slice(value);
+    Ok(())
+}
+
+/// Where a global variable of this size stands in the file.
+fn global(object: &[u8], name: &str, size: usize) -> Option<usize> {
+    let file = File::parse(object).ok()?;
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name))?;
+    let section = file.section_by_index(symbol.section_index()?).ok()?;
+    let (begin, _) = section.file_range()?;
+    let place = begin.checked_add(symbol.address().checked_sub(section.address())?)?;
+    (symbol.size() == size as u64).then_some(usize::try_from(place).ok()?)
 }
 
 /// Writes a fact into an instruction that has a mark.

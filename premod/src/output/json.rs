@@ -1,17 +1,28 @@
 //! The JSON form: one object per line. Field names are a contract; see docs/json.md.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::line::{DATES, Line, key, write_harmless};
+use super::line::{DATES, Dates, Kept, Line, key, write_harmless};
 use crate::{
     Summary,
-    events::{Device, FirstDirty, Lost, LostReason, Record},
+    events::{Device, FirstDirty, Lost, LostReason, Op, Pid, Record, Tid},
 };
 
+/// [`SCHEMA`] as a literal, for text that is put together beforehand.
+macro_rules! schema {
+    () => {
+        1
+    };
+}
+pub(super) use schema;
+
 /// Version of the field names. It changes only if a field is renamed, removed or means something else.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = schema!();
 
 #[derive(Serialize)]
 struct LostLine {
@@ -36,12 +47,121 @@ struct SummaryLine {
     retried: u64,
     late: u64,
     untracked: u64,
+    unplaced: u64,
 }
 
-pub(super) fn record(buffer: &mut Vec<u8>, record: &Record) {
-    match record {
-        Record::FirstDirty(event) => first_dirty(buffer, event),
-        Record::Lost(event) => lost(buffer, event),
+/// Writes records, and keeps what the lines of consecutive events mostly have in common.
+#[derive(Default)]
+pub(super) struct Records {
+    dates: Dates,
+    /// What is done, and what is to be said of it.
+    kind: Kept<(Op, bool, bool, bool)>,
+    /// Device and type of the filesystem.
+    filesystem: Kept<(Device, Arc<str>)>,
+    /// The thread, and the end of the line.
+    thread: Kept<Thread>,
+}
+
+impl Records {
+    /// Adds a record's line.
+    pub(super) fn record(&mut self, buffer: &mut Vec<u8>, record: &Record) {
+        match record {
+            Record::FirstDirty(event) => self.first_dirty(buffer, event),
+            Record::Lost(event) => lost(buffer, event),
+        }
+    }
+
+    fn first_dirty(&mut self, buffer: &mut Vec<u8>, event: &FirstDirty) {
+        let mut line = Line::begin(buffer, "first_dirty");
+        self.dates
+            .add(&mut line, key!("timestamp"), event.timestamp);
+        line.number(key!("mono_ns"), event.mono.0);
+        line.number(key!("seq"), event.seq);
+        let kind = (event.op, event.pre, event.retried, event.untracked);
+        self.kind.add(
+            &mut line,
+            |&of| of == kind,
+            |line| {
+                line.word(key!("op"), event.op.name());
+                line.truth(key!("pre"), event.pre);
+                line.only_if(key!("retried"), event.retried);
+                line.only_if(key!("untracked"), event.untracked);
+                kind
+            },
+        );
+        line.number(key!("generation"), event.generation);
+        line.bytes(key!("path"), key!("path_raw"), &event.path.bytes);
+        line.only_if(key!("deleted"), event.path.deleted);
+        line.only_if(key!("path_cut"), event.path.cut);
+        line.only_if(key!("path_in_fs"), event.path.in_filesystem);
+        line.number(key!("inode"), event.key.inode);
+        line.number(key!("igen"), event.key.generation.into());
+        let device = event.key.device;
+        self.filesystem.add(
+            &mut line,
+            |(of, filesystem)| *of == device && *filesystem == event.filesystem,
+            |line| {
+                line.number(",\"device\":{\"major\":", device.major.into());
+                line.number(key!("minor"), device.minor.into());
+                line.push("}");
+                line.text(key!("fs"), &event.filesystem);
+                (device, Arc::clone(&event.filesystem))
+            },
+        );
+        if let Some(range) = event.range {
+            line.number(",\"range\":{\"offset\":", range.offset);
+            match range.length {
+                Some(length) => line.number(key!("length"), length),
+                None => line.push(",\"length\":null"),
+            }
+            line.push("}");
+        }
+        self.thread.add(
+            &mut line,
+            |thread| thread.is_of(event),
+            |line| {
+                line.bytes(key!("comm"), key!("comm_raw"), &event.comm);
+                line.number(key!("pid"), event.pid.0.into());
+                line.number(key!("tid"), event.tid.0.into());
+                line.number(key!("uid"), event.uid.into());
+                line.number(key!("gid"), event.gid.into());
+                line.number(key!("cgroup"), event.cgroup);
+                line.push("}\n");
+                Thread::of(event)
+            },
+        );
+    }
+}
+
+/// Who makes an event.
+struct Thread {
+    comm: Bytes,
+    pid: Pid,
+    tid: Tid,
+    uid: u32,
+    gid: u32,
+    cgroup: u64,
+}
+
+impl Thread {
+    fn of(event: &FirstDirty) -> Self {
+        Self {
+            comm: event.comm.clone(),
+            pid: event.pid,
+            tid: event.tid,
+            uid: event.uid,
+            gid: event.gid,
+            cgroup: event.cgroup,
+        }
+    }
+
+    fn is_of(&self, event: &FirstDirty) -> bool {
+        self.tid == event.tid
+            && self.pid == event.pid
+            && self.uid == event.uid
+            && self.gid == event.gid
+            && self.cgroup == event.cgroup
+            && self.comm == event.comm
     }
 }
 
@@ -53,6 +173,7 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
         retried,
         late,
         untracked,
+        unplaced,
     } = *summary;
     let line = SummaryLine {
         schema: SCHEMA,
@@ -62,51 +183,15 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
         retried,
         late,
         untracked,
+        unplaced,
     };
     write_line(buffer, &line);
-}
-
-fn first_dirty(buffer: &mut Vec<u8>, event: &FirstDirty) {
-    let mut line = Line::begin(buffer, "first_dirty");
-    line.date(key!("timestamp"), event.timestamp);
-    line.number(key!("mono_ns"), event.mono.0);
-    line.number(key!("seq"), event.seq);
-    line.word(key!("op"), event.op.name());
-    line.truth(key!("pre"), event.pre);
-    line.only_if(key!("retried"), event.retried);
-    line.only_if(key!("untracked"), event.untracked);
-    line.number(key!("generation"), event.generation);
-    line.bytes(key!("path"), key!("path_raw"), &event.path.bytes);
-    line.only_if(key!("deleted"), event.path.deleted);
-    line.only_if(key!("path_cut"), event.path.cut);
-    line.only_if(key!("path_in_fs"), event.path.in_filesystem);
-    line.number(key!("inode"), event.key.inode);
-    line.number(key!("igen"), event.key.generation.into());
-    let Device { major, minor } = event.key.device;
-    line.number(",\"device\":{\"major\":", major.into());
-    line.number(key!("minor"), minor.into());
-    line.push("}");
-    line.text(key!("fs"), &event.filesystem);
-    if let Some(range) = event.range {
-        line.number(",\"range\":{\"offset\":", range.offset);
-        match range.length {
-            Some(length) => line.number(key!("length"), length),
-            None => line.push(",\"length\":null"),
-        }
-        line.push("}");
-    }
-    line.bytes(key!("comm"), key!("comm_raw"), &event.comm);
-    line.number(key!("pid"), event.pid.0.into());
-    line.number(key!("tid"), event.tid.0.into());
-    line.number(key!("uid"), event.uid.into());
-    line.number(key!("gid"), event.gid.into());
-    line.number(key!("cgroup"), event.cgroup);
-    line.push("}\n");
 }
 
 fn lost(buffer: &mut Vec<u8>, event: &Lost) {
     let (reason, hook) = match event.reason {
         LostReason::BufferFull => ("buffer_full", None),
+        LostReason::Malformed => ("malformed", None),
         LostReason::Recursion { hook } => ("recursion", Some(hook)),
     };
     write_line(
@@ -155,7 +240,7 @@ mod tests {
 
     fn line(event: FirstDirty) -> String {
         let mut buffer = Vec::new();
-        record(&mut buffer, &Record::FirstDirty(event));
+        Records::default().record(&mut buffer, &Record::FirstDirty(event));
         String::from_utf8(buffer).unwrap()
     }
 
@@ -175,7 +260,7 @@ mod tests {
     #[test]
     fn hostile_names_stay_one_valid_line_and_can_be_had_raw() {
         let mut event = sample();
-        event.path.bytes = bytes::Bytes::from_static(b"/a\nb\x1b\x7f\xff\xc2\x9b\xe2\x80\xae");
+        event.path.bytes = Bytes::from_static(b"/a\nb\x1b\x7f\xff\xc2\x9b\xe2\x80\xae");
         let text = line(event);
         assert_eq!(text.matches('\n').count(), 1);
         assert!(!text.trim_end().chars().any(is_dangerous));
@@ -209,7 +294,7 @@ mod tests {
             cpu: Some(1),
             reason: LostReason::BufferFull,
         };
-        record(&mut buffer, &Record::Lost(event));
+        Records::default().record(&mut buffer, &Record::Lost(event));
         summary(
             &mut buffer,
             &Summary {
@@ -224,7 +309,7 @@ mod tests {
             concat!(
                 r#"{"schema":1,"type":"lost","timestamp":"2026-11-22T16:31:00.123456789Z","mono_ns":5,"seq":8,"count":12,"cpu":1,"reason":"buffer_full"}"#,
                 "\n",
-                r#"{"schema":1,"type":"summary","events":3,"lost":12,"retried":0,"late":0,"untracked":0}"#,
+                r#"{"schema":1,"type":"summary","events":3,"lost":12,"retried":0,"late":0,"untracked":0,"unplaced":0}"#,
                 "\n"
             )
         );

@@ -73,6 +73,7 @@ pub struct Output {
     to: Box<dyn Write>,
     name: String,
     form: Form,
+    json: json::Records,
     buffer: Vec<u8>,
 }
 
@@ -100,6 +101,7 @@ impl Output {
             to,
             name,
             form,
+            json: json::Records::default(),
             buffer: Vec::with_capacity(BATCH + 4096),
         })
     }
@@ -121,7 +123,7 @@ impl Output {
     /// If a full batch cannot be written.
     pub fn record(&mut self, record: &Record) -> Result<(), OutputError> {
         match (self.form, record) {
-            (Form::Json, record) => json::record(&mut self.buffer, record),
+            (Form::Json, record) => self.json.record(&mut self.buffer, record),
             (Form::Table(columns), Record::FirstDirty(event)) => {
                 table::event(&mut self.buffer, event, columns);
             }

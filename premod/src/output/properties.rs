@@ -7,7 +7,9 @@ use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
 use super::{
-    Columns, Filter, globs, json, printable, table,
+    Columns, Filter, globs,
+    json::{self, Records},
+    printable, table,
     text::{is_dangerous, sample},
 };
 use crate::{
@@ -75,7 +77,7 @@ proptest! {
     #[test]
     fn json_is_one_harmless_line_with_the_exact_bytes(event in fuzz::event()) {
         let mut buffer = Vec::new();
-        json::record(&mut buffer, &Record::FirstDirty(event.clone()));
+        Records::default().record(&mut buffer, &Record::FirstDirty(event.clone()));
         let value = object(buffer);
         prop_assert_eq!(exactly(&value, "path"), event.path.bytes.to_vec());
         prop_assert_eq!(exactly(&value, "comm"), event.comm.to_vec());
@@ -116,7 +118,7 @@ proptest! {
         let [seq, mono, count, events, late, lost] = numbers;
         let hook = "security_file_permission";
         let mut buffer = Vec::new();
-        json::record(&mut buffer, &Record::Lost(Lost {
+        Records::default().record(&mut buffer, &Record::Lost(Lost {
             seq,
             timestamp: sample().timestamp,
             mono: MonotonicNs(mono),

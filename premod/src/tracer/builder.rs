@@ -114,6 +114,7 @@ impl TracerBuilder {
                 missing: missing.join(" and "),
             });
         }
+        let loader = load::Loader::in_background();
         let environment = Environment::gather();
         let release = || environment.release.clone();
         // Before anything is loaded: a wrong PATH is the user's most likely mistake.
@@ -131,10 +132,26 @@ impl TracerBuilder {
         }
         let mut table = facts::gather(&btf);
         tracing::debug!("gathered {} facts from BTF", table.list.len());
-        let kernel_btf = aya::Btf::from_sys_fs()
-            .map_err(|error| Error::kernel("cannot read the kernel's type information", &error))?;
-        tracing::debug!("read the kernel's types for the loader");
-        let mut enroller = Enroller::load(table.facts, &kernel_btf, &environment)?;
+        let mut attached = Vec::new();
+        let scoped = !roots.is_empty();
+        let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
+        for hook in HOOKS.iter().filter(needed) {
+            match hook.choose(&btf, &environment) {
+                Some(way) => attached.push(way),
+                None if hook.essential => {
+                    return Err(Error::KernelLacks {
+                        release: release(),
+                        what: format!("the hook {}", hook.ways[0].target),
+                        cost: hook.cost.to_owned(),
+                    });
+                }
+                None => {}
+            }
+        }
+        let kernel_btf = attach::targets(&btf, attached.iter().chain(&[enrol::HOOK]))?;
+        let mut loader = load::Loader::ready(loader);
+        tracing::debug!("the loader is ready");
+        let mut enroller = Enroller::load(&mut loader, table.facts, &kernel_btf, &environment)?;
         let learnt = enrol::learn(&mut enroller, &mut table, &self.paths)?;
         if let Some(fact) = table.missing() {
             return Err(Error::KernelLacks {
@@ -146,7 +163,6 @@ impl TracerBuilder {
 
         tracing::debug!("learnt what BTF does not tell");
 
-        let scoped = !roots.is_empty();
         let setup = load::Setup {
             facts: table.facts,
             settings: Settings {
@@ -163,7 +179,7 @@ impl TracerBuilder {
             inodes: TRACKED_MAX,
             log_level: self.log_level,
         };
-        let mut ebpf = load::object(&setup, &environment)?;
+        let mut ebpf = loader.object(&setup, &environment)?;
         tracing::debug!("created the maps");
         let scope = if scoped {
             let map = typed(take(&mut ebpf, "SCOPE")?)?;
@@ -178,26 +194,12 @@ impl TracerBuilder {
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
         let counters = typed(take(&mut ebpf, "COUNTERS")?)?;
 
-        let mut attached = Vec::new();
-        let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
-        for hook in HOOKS.iter().filter(needed) {
-            match hook.choose(&btf, &environment) {
-                Some(way) => attached.push(way),
-                None if hook.essential => {
-                    return Err(Error::KernelLacks {
-                        release: release(),
-                        what: format!("the hook {}", hook.ways[0].target),
-                        cost: hook.cost.to_owned(),
-                    });
-                }
-                None => {}
-            }
-        }
         attach::load_ahead(&mut ebpf, &kernel_btf, &attached);
         tracing::debug!("loaded the programs");
         for &way in &attached {
             attach::attach(&mut ebpf, &kernel_btf, way, &environment)?;
         }
+        enroller.rest()?;
         let losses = Losses::new(counters, skippable(&ebpf, &attached)?);
         // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
         let events = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -214,6 +216,7 @@ impl TracerBuilder {
             losses,
             look,
             looks: 0,
+            seq_seen: 0,
             duplicates: Duplicates::default(),
             decoder: Decoder::new(),
             pending: VecDeque::new(),

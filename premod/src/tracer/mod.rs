@@ -34,8 +34,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Every how many looks the kernel is asked for skipped programs, which costs a system call per program.
 const LOOKS_PER_SKIP_CHECK: u32 = 5;
 
-/// How many records are decoded before the reader gets its turn.
-const BATCH: usize = 1024;
+/// Every how many looks the kernel is asked for both while no events come: what finds the ring buffer full has events
+/// before it, which are read first.
+const LOOKS_WHEN_IDLE: u32 = 10;
+
+/// How many records are decoded before the reader gets its turn: so few that they stay in the CPU's cache.
+const BATCH: usize = 128;
 
 /// How many batches a ring buffer of this many bytes holds at most.
 fn batches_in(ring: u32) -> usize {
@@ -55,6 +59,8 @@ pub struct Summary {
     pub late: u64,
     /// Touches announced without tracking, because there was no room for the inode.
     pub untracked: u64,
+    /// Events whose directory was not known, so that their path is the file's own name.
+    pub unplaced: u64,
 }
 
 /// A running trace: a stream of [`Record`]s.
@@ -70,6 +76,8 @@ pub struct Tracer {
     losses: Losses,
     look: Interval,
     looks: u32,
+    /// `seq` at the last look.
+    seq_seen: u64,
     duplicates: Duplicates,
     decoder: Decoder,
     pending: VecDeque<Record>,
@@ -142,6 +150,7 @@ impl Tracer {
             retried,
             late,
             untracked,
+            unplaced: self.decoder.unplaced(),
             ..self.summary
         }
     }
@@ -170,13 +179,21 @@ impl Tracer {
             let Some(item) = self.events.get_mut().next() else {
                 return read;
             };
-            let Some(Item::FirstDirty(record, names)) = Item::decode(&item) else {
-                continue;
+            let (record, names) = match Item::decode(&item) {
+                Some(Item::FirstDirty(record, names)) => (record, names),
+                Some(Item::Directory(record, names)) => {
+                    self.decoder.directory(&record, names);
+                    continue;
+                }
+                None => {
+                    self.losses.malformed();
+                    continue;
+                }
             };
             if self.duplicates.is_duplicate(&record) {
                 continue;
             }
-            let mut event = self.decoder.decode(&record, names, &clocks);
+            let mut event = self.decoder.first_dirty(&record, names, &clocks);
             drop(item);
             self.seq += 1;
             event.seq = self.seq;
@@ -188,7 +205,7 @@ impl Tracer {
 
     /// Reports what was lost since the last look.
     fn note_losses(&mut self, skipped_too: bool) {
-        let mut losses = self.losses.buffer_full();
+        let mut losses = self.losses.noticed();
         if skipped_too {
             losses.extend(self.losses.skipped());
         }
@@ -208,11 +225,18 @@ impl Tracer {
     }
 
     fn look_around(&mut self) {
-        self.looks += 1;
-        self.note_losses(self.looks.is_multiple_of(LOOKS_PER_SKIP_CHECK));
+        self.looks = self.looks.wrapping_add(1);
+        let idle = std::mem::replace(&mut self.seq_seen, self.seq) == self.seq;
+        if !idle {
+            self.note_losses(self.looks.is_multiple_of(LOOKS_PER_SKIP_CHECK));
+        } else if self.looks.is_multiple_of(LOOKS_WHEN_IDLE) {
+            self.note_losses(true);
+        }
         if let Some((scope, Some(mounts))) = &mut self.scope
             && mounts.have_changed()
-            && let Err(error) = scope.mounts_changed(&mut self.enroller)
+            && let Err(error) = scope
+                .mounts_changed(&mut self.enroller)
+                .and_then(|()| self.enroller.rest())
         {
             tracing::warn!("filesystems mounted just now may not be traced: {error}");
         }

@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use crate::{
     harness::Place,
     tests,
-    trace::{Trace, path_of},
+    trace::{Ended, Trace, path_of},
 };
 
 tests! {
@@ -24,7 +25,7 @@ tests! {
 const PROCESSES: u32 = 4;
 const FILES_EACH: u32 = 5000;
 
-/// Dirties 20,000 files from four processes at once.
+/// Dirties [`PROCESSES`] times [`FILES_EACH`] files from four processes at once.
 fn storm(directory: &Path) {
     let mut children: Vec<_> = (0..PROCESSES)
         .map(|process| {
@@ -39,6 +40,34 @@ fn storm(directory: &Path) {
     for child in &mut children {
         assert!(child.wait().expect("a child").success());
     }
+}
+
+/// What two premods have seen of the same storm.
+struct Storm {
+    /// One with the default buffer, up to the storm's end, and how many programs the kernel skipped.
+    whole: (Vec<Value>, u64),
+    /// One with a buffer of 4 KiB, to its own end.
+    tiny: Ended,
+}
+
+/// Two tests need the storm, which takes most of their time.
+fn seen_by_two(place: &Place) -> &'static Storm {
+    static SEEN: OnceLock<Storm> = OnceLock::new();
+    SEEN.get_or_init(|| {
+        let directory = place.directory.to_str().expect("a plain path");
+        let mut whole = Trace::start(&place.directory);
+        let tiny = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
+        storm(&place.directory);
+        // Before the other's sentinel, which would be one more file.
+        let tiny = tiny.end();
+        let records = whole.events();
+        let skipped = whole.skipped();
+        whole.end_cleanly();
+        Storm {
+            whole: (records, skipped),
+            tiny,
+        }
+    })
 }
 
 fn split(records: &[Value]) -> (Vec<PathBuf>, u64) {
@@ -58,28 +87,18 @@ fn split(records: &[Value]) -> (Vec<PathBuf>, u64) {
 }
 
 fn twenty_thousand_files_by_four_processes_are_all_accounted_for(place: &Place) {
-    let mut trace = Trace::start(&place.directory);
-    storm(&place.directory);
-    let records = trace.events();
-    let (paths, lost) = split(&records);
+    let (records, skipped) = &seen_by_two(place).whole;
+    let (paths, lost) = split(records);
     let distinct: HashSet<&PathBuf> = paths.iter().collect();
     assert_eq!(lost, 0, "the default buffer is large enough");
     assert_eq!(paths.len(), distinct.len(), "no file twice");
     let missing = u64::from(PROCESSES * FILES_EACH) - distinct.len() as u64;
     // A program that the kernel skipped may have been the one that should have announced.
-    assert!(
-        missing <= trace.skipped(),
-        "{missing} missing, {} skipped",
-        trace.skipped()
-    );
-    trace.end_cleanly();
+    assert!(missing <= *skipped, "{missing} missing, {skipped} skipped");
 }
 
 fn a_tiny_buffer_loses_events_and_says_how_many(place: &Place) {
-    let directory = place.directory.to_str().expect("a plain path");
-    let trace = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
-    storm(&place.directory);
-    let ended = trace.end();
+    let ended = &seen_by_two(place).tiny;
     let (paths, lost) = split(&ended.events);
     assert!(lost > 0, "4 KiB are not enough");
     let in_all = lost + ended.skipped;

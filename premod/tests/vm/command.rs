@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{harness::Place, tests, trace::path_of};
 
 tests! {
+    on One;
     Alone with_a_command_premod_traces_while_it_runs_and_ends_with_its_status,
     Alone the_output_of_the_command_does_not_mix_with_the_events,
     Alone the_kernel_side_speaks_at_vv_only,

@@ -2,6 +2,7 @@
 
 use std::{
     process::{Command, Output},
+    sync::OnceLock,
     time::Instant,
 };
 
@@ -16,11 +17,11 @@ use crate::{
 };
 
 tests! {
-    Alone doctor_finds_every_fact_and_every_essential_hook,
-    Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm,
+    Alone doctor_finds_every_fact_and_every_essential_hook on Every,
+    Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm on Every,
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
-    Alone doctor_refuses_a_live_test_where_nothing_can_be_seen,
+    Alone doctor_refuses_a_live_test_where_nothing_can_be_seen on One,
     Alone premod_ends_at_once_and_its_programs_are_gone_soon,
 }
 
@@ -32,13 +33,22 @@ fn doctor(arguments: &[&str]) -> Output {
         .expect("premod can be run")
 }
 
+/// What `doctor --json` says without a live test.
+fn report() -> &'static (Output, Value) {
+    static REPORT: OnceLock<(Output, Value)> = OnceLock::new();
+    REPORT.get_or_init(|| {
+        let output = doctor(&["--json"]);
+        let report = document(&output);
+        (output, report)
+    })
+}
+
 fn document(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("one JSON object")
 }
 
 fn doctor_finds_every_fact_and_every_essential_hook(_place: &Place) {
-    let output = doctor(&["--json"]);
-    let report = document(&output);
+    let (output, report) = report();
     assert_eq!(output.status.code(), Some(0), "{report:#}");
     assert_eq!(report["works"], true);
     for fact in report["facts"].as_array().expect("facts") {
@@ -63,7 +73,7 @@ fn doctor_finds_every_fact_and_every_essential_hook(_place: &Place) {
 }
 
 fn doctor_names_the_fallback_where_bpf_is_no_active_lsm(place: &Place) {
-    let report = document(&doctor(&["--json"]));
+    let (_, report) = report();
     let kind = |target: &str| {
         let hooks = report["hooks"].as_array().expect("hooks");
         let attached = hooks.iter().map(|hook| &hook["attached"]);

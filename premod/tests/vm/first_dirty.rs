@@ -16,6 +16,7 @@ use crate::{
 };
 
 tests! {
+    on Every;
     Shared a_write_through_an_old_descriptor_makes_one_event_per_clean_period,
     Shared a_store_through_an_old_mapping_makes_one_event_per_clean_period,
     Shared a_truncate_makes_one_event_per_clean_period,

@@ -28,6 +28,40 @@ pub(crate) type Check = Box<dyn FnOnce(&mut Trace)>;
 pub(crate) struct Test {
     pub(crate) name: &'static str,
     pub(crate) run: Run,
+    pub(crate) boots: Boots,
+}
+
+/// On which boots a test runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Boots {
+    /// The core, on every boot: what must be known of a kernel before anything else.
+    Every,
+    /// What depends on the kernel: on the oldest and on the newest, and on the others with `cargo xtask
+    /// test --all`.
+    OldestAndNewest,
+    /// What does not depend on the kernel, such as how the command line deals with events: on one.
+    One,
+    /// What depends on how the kernel preempts: on every boot, and on one that preempts tasks which run in the kernel.
+    Preempted,
+}
+
+impl Boots {
+    /// How `cargo xtask test` calls it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Every => "every",
+            Self::OldestAndNewest => "oldest-and-newest",
+            Self::One => "one",
+            Self::Preempted => "preempted",
+        }
+    }
+
+    /// Whether this boot is among them. `PREMOD_BOOTS` says what it is among; without it, it is among all.
+    fn include_this(self) -> bool {
+        std::env::var("PREMOD_BOOTS").map_or(true, |among| {
+            among.split(',').any(|boots| boots == self.word())
+        })
+    }
 }
 
 /// How a test runs.
@@ -41,15 +75,27 @@ pub(crate) enum Run {
     Alone(fn(&Place)),
 }
 
-/// Makes the table of a file's tests, each named after its function.
+/// Makes the table of a file's tests, each named after its function. `on` says on which [`Boots`] a test
+/// runs, or all of the table: on the oldest and the newest kernel where nothing is said.
+///
+/// ```ignore
+/// tests! {
+///     on Every;
+///     Shared a_write_is_announced,
+///     Alone a_wrong_option_is_named on One,
+/// }
+/// ```
 #[macro_export]
 macro_rules! tests {
-    ($($run:ident $name:ident),+ $(,)?) => {
+    (@boots $boots:ident $($all:ident)?) => { $crate::harness::Boots::$boots };
+    (on $all:ident; $($run:ident $name:ident $(on $boots:ident)?),+ $(,)?) => {
         pub(crate) const TESTS: &[$crate::harness::Test] = &[$($crate::harness::Test {
             name: stringify!($name),
             run: $crate::harness::Run::$run($name),
+            boots: $crate::tests!(@boots $($boots)? $all),
         }),+];
     };
+    ($($tests:tt)+) => { $crate::tests! { on OldestAndNewest; $($tests)+ } };
 }
 
 /// Where a test works.
@@ -94,12 +140,6 @@ pub(crate) fn has_lsm() -> bool {
     std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off")
 }
 
-/// Whether this is the boot on which everything is tested that does not depend on the kernel.
-pub(crate) fn is_reference() -> bool {
-    let kernel = rustix::system::uname();
-    has_lsm() && kernel.release().to_bytes().starts_with(b"6.12.")
-}
-
 /// Whether the kernel preempts a task wherever it is, for one of real time at least, not only where it offers to be.
 pub(crate) fn preempts_everywhere() -> bool {
     preemption() != Preemption::Never
@@ -136,7 +176,8 @@ impl Mount {
     }
 }
 
-/// Runs the tests whose name contains `filter`, or one of its parts between `|`.
+/// Runs this boot's tests whose name contains `filter`, or one of its parts between `|`, and names those that it
+/// leaves out.
 pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
     let mounts = mounts();
     // The periodic flusher ends clean periods whenever it likes; tests end them themselves. Not 0: that
@@ -144,12 +185,20 @@ pub(crate) fn run(tests: &[Test], filter: &str) -> ExitCode {
     for interval in ["dirty_writeback_centisecs", "dirty_expire_centisecs"] {
         fs::write(format!("/proc/sys/vm/{interval}"), "360000").expect("the sysctl");
     }
-    let wanted = tests
+    let (wanted, left_out): (Vec<&Test>, Vec<&Test>) = tests
         .iter()
-        .filter(|test| filter.split('|').any(|part| test.name.contains(part)));
+        .filter(|test| filter.split('|').any(|part| test.name.contains(part)))
+        .partition(|test| test.boots.include_this());
     let mut report = Report::default();
+    for test in left_out {
+        println!(
+            "{}",
+            json!({"test": test.name, "verdict": "left out", "reason": test.boots.word()})
+        );
+        report.done += 1;
+    }
     let (mut shared, mut frozen) = (Vec::new(), Vec::new());
-    for test in wanted.clone() {
+    for test in &wanted {
         match test.run {
             Run::Shared(prepare) => {
                 shared.extend(mounts.iter().map(|mount| (test.name, mount, prepare)));

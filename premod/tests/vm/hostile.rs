@@ -36,7 +36,7 @@ tests! {
     Shared a_file_is_named_after_its_directory_has_gone,
     Shared a_file_that_never_had_a_name_is_reported_as_deleted,
     Shared processes_that_die_at_once_are_named,
-    Alone nothing_raw_reaches_a_terminal,
+    Alone nothing_raw_reaches_a_terminal on One,
 }
 
 fn names_of_255_hostile_bytes_come_through(place: &Place) -> Check {

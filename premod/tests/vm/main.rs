@@ -27,15 +27,8 @@ mod workload;
 
 use harness::Test;
 
-/// The tests of this boot, in the order in which they run. The last one changes the kernel for good.
-///
-/// What the command line does with events does not depend on the kernel: it is tested on one of them.
+/// All tests, in the order in which they run. The last one changes the kernel for good.
 fn tests() -> Vec<Test> {
-    let command_line = if harness::is_reference() {
-        command::TESTS
-    } else {
-        &[]
-    };
     [
         first_dirty::TESTS,
         silence::TESTS,
@@ -47,7 +40,7 @@ fn tests() -> Vec<Test> {
         &freeze::tests(),
         races::TESTS,
         skips::TESTS,
-        command_line,
+        command::TESTS,
         diagnosis::TESTS,
         refusals::TESTS,
     ]

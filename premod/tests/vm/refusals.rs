@@ -9,6 +9,7 @@ use std::{
 use crate::{harness::Place, tests};
 
 tests! {
+    on Every;
     Alone without_privilege_premod_says_which_capability_is_missing,
     Alone without_type_information_premod_says_so,
     Alone a_kernel_that_forbids_bpf_is_named,

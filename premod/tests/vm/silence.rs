@@ -9,14 +9,15 @@ use std::{
 use crate::{
     harness::{Check, Place},
     tests,
-    trace::{Trace, about},
+    trace::Trace,
     workload::Mapping,
 };
 
 tests! {
+    on Every;
     Shared what_does_not_modify_data_makes_no_event,
     Alone premod_does_not_report_itself_and_hides_nobody,
-    Alone after_loading_only_the_needed_capabilities_are_left,
+    Shared after_loading_only_the_needed_capabilities_are_left,
 }
 
 fn what_does_not_modify_data_makes_no_event(place: &Place) -> Check {
@@ -122,8 +123,11 @@ fn end(child: &mut std::process::Child) {
     assert!(crate::trace::wait(child).success());
 }
 
-fn after_loading_only_the_needed_capabilities_are_left(place: &Place) {
-    let trace = Trace::start(&place.directory);
+fn after_loading_only_the_needed_capabilities_are_left(_: &Place) -> Check {
+    Box::new(|trace| only_the_needed_capabilities_are_left(trace))
+}
+
+fn only_the_needed_capabilities_are_left(trace: &mut Trace) {
     let status = fs::read_to_string(format!("/proc/{}/status", trace.pid())).expect("premod runs");
     let value = |name: &str| {
         let line = status
@@ -137,6 +141,5 @@ fn after_loading_only_the_needed_capabilities_are_left(place: &Place) {
     assert_eq!(value("CapEff:"), needed, "{status}");
     assert_eq!(value("CapPrm:"), needed, "{status}");
     assert_eq!(value("CapInh:"), 0, "{status}");
-    let ended = trace.end();
-    assert!(about(&ended.events, &place.directory).is_empty());
+    assert_eq!(trace.events(), Vec::<serde_json::Value>::new());
 }

@@ -25,6 +25,7 @@ use crate::{
 };
 
 tests! {
+    on Preempted;
     Shared a_change_is_announced_before_it_though_its_cpu_was_taken_from_a_program,
     Shared a_skipped_program_is_reported_as_lost,
 }

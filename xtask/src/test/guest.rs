@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    boots::Kind,
     table::Row,
     verdict::{CoverageCell, Line, Skips, Test, Verdict},
 };
@@ -20,8 +21,9 @@ use crate::{
 
 /// One boot and what runs in it.
 pub(crate) struct Boot<'a> {
-    pub(crate) series: &'a str,
-    pub(crate) bpf_lsm: bool,
+    pub(crate) kind: Kind,
+    /// Run what depends on the kernel on this one, too, whichever it is.
+    pub(crate) all: bool,
     pub(crate) filter: Option<&'a str>,
     pub(crate) limit: Duration,
     pub(crate) programs: &'a [(PathBuf, String)],
@@ -29,32 +31,33 @@ pub(crate) struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// The name of its column.
-    fn place(&self) -> String {
-        let lsm = if self.bpf_lsm { "" } else { "-nolsm" };
-        format!("{}{lsm}", self.series)
-    }
-
     /// Boots and collects the verdicts. Whatever goes wrong with the boot is a failed row.
     pub(crate) fn run(&self) -> Result<(Vec<Row>, BootCoverage)> {
-        let place = self.place();
+        let place = self.kind.place();
         let mut command = "premod-vm-test".to_owned();
         if let Some(filter) = self.filter {
             command = format!("{command} {}", quote(filter));
         }
-        let lsm = if self.bpf_lsm { "on" } else { "off" };
-        let environment = [("PREMOD_LSM", lsm), ("RUST_BACKTRACE", "0")];
+        let lsm = if self.kind.bpf_lsm { "on" } else { "off" };
+        let among = self.kind.words(self.all);
+        let environment = [
+            ("PREMOD_LSM", lsm),
+            ("PREMOD_BOOTS", &among),
+            ("RUST_BACKTRACE", "0"),
+        ];
+        let mut append = vec![PERSISTENT.to_owned()];
+        append.extend(self.kind.preempt.map(|mode| format!("preempt={mode}")));
         let vm = Vm {
             filesystems: TESTED.to_vec(),
             programs: self.programs.to_vec(),
-            bpf_lsm: self.bpf_lsm,
+            bpf_lsm: self.kind.bpf_lsm,
             memory: MEMORY,
-            append: vec![PERSISTENT.to_owned()],
+            append,
             environment: environment
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .to_vec(),
             timeout: Some(self.limit),
-            ..Vm::new(setup::kernel(self.series)?, command)
+            ..Vm::new(setup::kernel(self.kind.series)?, command)
         };
         eprintln!("test: kernel {place} ({}) ...", vm.kernel.release);
         let start = Instant::now();
@@ -83,7 +86,7 @@ impl Boot<'_> {
         eprintln!(
             "test: kernel {place}: {} verdicts, {failed} failed ({seconds:.0} s, {boot:.1} s of \
              it to boot)",
-            collector.tests.len()
+            collector.ran()
         );
         if failed > 0 {
             let details = fs::read_to_string(&details).unwrap_or_default();
@@ -102,8 +105,10 @@ impl Boot<'_> {
     /// The row of one verdict: a skip that nobody expects is a failure.
     fn judge(&self, test: &Test, place: &str, details: &Path) -> Row {
         let mut reason = test.reason.clone();
-        let unexpected =
-            test.verdict == Verdict::Skip && !self.skips.expect(test, self.series, self.bpf_lsm);
+        let Kind {
+            series, bpf_lsm, ..
+        } = self.kind;
+        let unexpected = test.verdict == Verdict::Skip && !self.skips.expect(test, series, bpf_lsm);
         let verdict = if unexpected {
             Verdict::Fail
         } else {
@@ -177,24 +182,42 @@ impl Collector {
         match Line::parse(line) {
             Ok(Line::Done { done }) => self.done = Some(done),
             Ok(Line::Cell(cell)) => self.cells.push(cell),
-            Ok(Line::Test(test)) => {
-                if test.verdict == Verdict::Fail || self.said.elapsed() > HEARTBEAT {
-                    self.said = Instant::now();
-                    eprintln!(
-                        "test: kernel {}: {} verdicts, now {} {}: {:?}",
-                        self.place,
-                        self.tests.len() + 1,
-                        test.test,
-                        test.fs.as_deref().unwrap_or_default(),
-                        test.verdict,
-                    );
-                }
-                self.tests.push(test);
-            }
+            Ok(Line::Test(test)) => self.test(test),
             Err(error) => {
                 self.garbage.get_or_insert(format!("{error:#}"));
             }
         }
+    }
+
+    fn test(&mut self, test: Test) {
+        let Test {
+            verdict, seconds, ..
+        } = test;
+        let due = verdict == Verdict::Fail || self.said.elapsed() > HEARTBEAT;
+        if due && verdict != Verdict::LeftOut {
+            self.said = Instant::now();
+            eprintln!(
+                "test: kernel {}: {} verdicts, now {} {}: {verdict:?}",
+                self.place,
+                self.ran() + 1,
+                test.test,
+                test.fs.as_deref().unwrap_or_default(),
+            );
+        }
+        if verdict != Verdict::LeftOut {
+            // Below what the test has said, for whoever looks for the time.
+            drop(writeln!(
+                self.details,
+                "--- {verdict:?} after {seconds:.1} s"
+            ));
+        }
+        self.tests.push(test);
+    }
+
+    /// How many tests have run.
+    fn ran(&self) -> usize {
+        let ran = |test: &&Test| test.verdict != Verdict::LeftOut;
+        self.tests.iter().filter(ran).count()
     }
 
     /// Takes what follows the last newline.

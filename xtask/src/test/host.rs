@@ -10,27 +10,31 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::{
+    parts::Parts,
     table::{Counts, Row},
     verdict::Verdict,
 };
 use crate::{bpf, build, exec, lint, paths};
 
 /// Runs the checks (unless only some tests are asked for) and the tests.
-pub(crate) fn run(filter: Option<&str>) -> Vec<Row> {
+pub(crate) fn run(filter: Option<&str>, parts: &Parts) -> Vec<Row> {
+    let row = |name: &str, check: &dyn Fn() -> Result<Option<Counts>>| {
+        parts.time(name, || row(name, check))
+    };
     let mut rows = Vec::new();
     if filter.is_none() {
-        rows.push(row("formatting", || {
+        rows.push(row("formatting", &|| {
             cargo(&["fmt", "--all", "--check"]).map(|()| None)
         }));
-        rows.push(row("every crate opts into the lints", || {
+        rows.push(row("every crate opts into the lints", &|| {
             lint::check().map(|()| None)
         }));
-        rows.push(row("clippy", || clippy().map(|()| None)));
-        rows.push(row("BPF programs without warnings", || {
+        rows.push(row("clippy", &|| clippy().map(|()| None)));
+        rows.push(row("BPF programs without warnings", &|| {
             bpf_warnings().map(|()| None)
         }));
     }
-    rows.push(row("host tests", || tests(filter).map(Some)));
+    rows.push(row("host tests", &|| tests(filter).map(Some)));
     rows
 }
 

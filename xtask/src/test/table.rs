@@ -88,6 +88,7 @@ pub(crate) fn render(rows: &[Row]) -> String {
             Verdict::Pass => "pass",
             Verdict::Fail => "FAIL",
             Verdict::Skip => "skip",
+            Verdict::LeftOut => "left out",
         };
         let tests = row
             .counts
@@ -103,7 +104,10 @@ pub(crate) fn render(rows: &[Row]) -> String {
         push_grid(&mut text, &guests, width);
         push_slowest(&mut text, &guests);
     }
-    for row in rows.iter().filter(|row| row.verdict != Verdict::Pass) {
+    for row in rows
+        .iter()
+        .filter(|row| matches!(row.verdict, Verdict::Fail | Verdict::Skip))
+    {
         let word = if row.failed() { "failed" } else { "skipped" };
         let place = row
             .place
@@ -178,7 +182,10 @@ fn push_grid(text: &mut String, rows: &[&Row], width: usize) {
     } else {
         format!("one letter each for {}; ", filesystems.join(", "))
     };
-    push(text, &format!("In the VM: {legend}. pass, F fail, s skip"));
+    push(
+        text,
+        &format!("In the VM: {legend}. pass, F fail, s skip, - left out"),
+    );
     let column = |place: &str| place.len().max(filesystems.len());
     let mut line = " ".repeat(width);
     for place in &places {
@@ -206,6 +213,7 @@ fn cell(rows: &[&Row], name: &str, place: &str, filesystems: &[&str]) -> String 
                 Verdict::Pass => '.',
                 Verdict::Fail => 'F',
                 Verdict::Skip => 's',
+                Verdict::LeftOut => '-',
             })
             .next()
     };
@@ -247,12 +255,13 @@ mod tests {
             row("store", Some("6.1"), Some("xfs"), Verdict::Fail),
             row("store", Some("7"), Some("ext4"), Verdict::Skip),
             row("store", Some("7"), Some("xfs"), Verdict::Pass),
+            row("load", Some("6.1"), None, Verdict::LeftOut),
             row("load", Some("7"), None, Verdict::Pass),
         ];
         let text = render(&rows);
         assert!(text.contains("fmt    pass    1.0 s\n"), "{text}");
         assert!(text.contains("store  .F   s.\n"), "{text}");
-        assert!(text.contains("load        .\n"), "{text}");
+        assert!(text.contains("load   -    .\n"), "{text}");
         assert!(
             text.contains("failed: store on 6.1 xfs: because\n"),
             "{text}"

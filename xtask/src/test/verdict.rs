@@ -14,6 +14,9 @@ pub(crate) enum Verdict {
     Pass,
     Fail,
     Skip,
+    /// It was not asked for: it runs on other boots, or on this one with `--all`.
+    #[serde(rename = "left out")]
+    LeftOut,
 }
 
 /// One line of the test program.

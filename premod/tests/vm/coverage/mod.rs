@@ -25,7 +25,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Check, Place, Run, Test},
+    harness::{Boots, Check, Place, Run, Test},
     trace::{Trace, path_of},
     workload::now,
 };
@@ -92,6 +92,7 @@ macro_rules! ways {
                 let way: $crate::coverage::Way = $way;
                 $crate::coverage::judge($name, place, way(place))
             }),
+            boots: $crate::harness::Boots::Every,
         }),+];
     };
 }
@@ -145,6 +146,7 @@ pub(crate) fn frozen_tests() -> Vec<Test> {
             // The list is made once.
             name: format!("frozen: {name}").leak(),
             run: Run::Frozen(name),
+            boots: Boots::OldestAndNewest,
         })
         .collect()
 }

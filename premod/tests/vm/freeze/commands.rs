@@ -15,6 +15,7 @@ use super::{
 use crate::{harness::Place, tests};
 
 tests! {
+    on One;
     Alone freeze_and_thaw_as_fsfreeze_does,
     Alone thaw_ends_another_freeze,
     Alone status_tells_who_is_held,

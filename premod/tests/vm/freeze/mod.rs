@@ -24,18 +24,13 @@ pub(crate) fn tests() -> Vec<Test> {
     if !harness::has_lsm() {
         return refusals::WITHOUT_LSM.to_vec();
     }
-    let command_line = if harness::is_reference() {
-        commands::TESTS
-    } else {
-        &[]
-    };
     [
         &coverage::frozen_tests(),
         policies::TESTS,
         in_flight::TESTS,
         races::TESTS,
         refusals::TESTS,
-        command_line,
+        commands::TESTS,
         parts::TESTS,
     ]
     .concat()

@@ -13,11 +13,11 @@ use super::{
 use crate::{harness::Place, tests};
 
 tests! {
-    Alone a_writer_gets_the_errno_that_was_asked_for,
+    Alone a_writer_gets_the_errno_that_was_asked_for on Every,
     Alone with_mmap_kill_a_store_kills_its_process,
     Alone with_mmap_report_a_store_violates_the_freeze,
     Alone with_mmap_stop_whoever_maps_a_file_is_stopped_beforehand,
-    Alone a_record_tells_of_each_writer,
+    Alone a_record_tells_of_each_writer on Every,
     Alone a_file_that_is_replaced_violates_the_freeze,
     Alone the_command_itself_is_refused,
 }

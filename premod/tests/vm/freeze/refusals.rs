@@ -18,6 +18,7 @@ use crate::{
 };
 
 tests! {
+    on Every;
     Alone files_whose_stores_cannot_be_seen_are_not_frozen,
     Alone files_that_others_can_change_are_not_frozen,
     Alone files_that_the_kernel_writes_are_not_frozen,
@@ -32,6 +33,7 @@ tests! {
 pub(crate) const WITHOUT_LSM: &[Test] = &[Test {
     name: "without_bpf_among_the_security_modules_nothing_is_frozen",
     run: crate::harness::Run::Alone(without_lsm),
+    boots: crate::harness::Boots::Every,
 }];
 
 fn premod(file: &Path) -> Command {
