@@ -6,13 +6,16 @@
 //! Another directory at the same address, or another one in place of one that was removed, has another inode. Where
 //! other machines rename directories ([`revalidates`]), nothing is kept.
 //!
-//! Each directory has one slot that it shares with others; who comes last has it.
+//! Each directory has one slot that it shares with others; who comes last has it. As user space remembers the directories
+//! it was told last, one that stays in its slot while many others are told is told anew in time.
 
 use core::{
     arch::asm,
     cell::UnsafeCell,
     ptr::{read_volatile, write_volatile},
 };
+
+use premod_common::event::DIRECTORIES_REMEMBERED;
 
 use crate::{atomic::compare_and_swap, kernel::read, latch::Latch, maps::fact, scratch::Located};
 
@@ -98,7 +101,10 @@ fn slot(identity: &Identity) -> *mut Slot {
     unsafe { DIRECTORIES.0.get().cast::<Slot>().add(index) }
 }
 
-/// The token by which user space knows the directory's path; 0 if it does not.
+/// How many others may be told before a directory is told anew.
+const TOLD_ANEW: u64 = DIRECTORIES_REMEMBERED as u64 / 2;
+
+/// The token by which user space knows the directory's path; 0 if it does not, or is about to forget it.
 #[inline(always)]
 pub(crate) fn find(identity: &Identity) -> u64 {
     let slot = slot(identity);
@@ -114,7 +120,12 @@ pub(crate) fn find(identity: &Identity) -> u64 {
             && kept.mount == identity.mount
             && kept.mounts == identity.mounts
             && kept.renames == identity.renames;
-        if same && version & 1 == 0 && version == read_volatile(&raw const (*slot).version) {
+        let remembered = TOKENS.get().wrapping_sub(token) < TOLD_ANEW;
+        if same
+            && remembered
+            && version & 1 == 0
+            && version == read_volatile(&raw const (*slot).version)
+        {
             token
         } else {
             0

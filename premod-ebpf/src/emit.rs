@@ -7,7 +7,9 @@ use core::{ffi::c_void, ptr::read_volatile};
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ringbuf_output},
+    generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ktime_get_ns, bpf_ringbuf_output,
+    },
 };
 use aya_log_ebpf::debug;
 use premod_common::{
@@ -25,7 +27,7 @@ use crate::{
     maps::{Count, EVENTS, count},
     path,
     scratch::{Scratch, release, take},
-    touch::ATTEMPTS,
+    touch::{ATTEMPTS, Outcome},
 };
 
 /// What a hook knows of the change it announces.
@@ -38,17 +40,6 @@ pub(crate) struct Change {
     pub(crate) range: Option<(u64, u64)>,
 }
 
-/// An announcement that has to be made.
-#[derive(Clone, Copy)]
-pub(crate) struct Decision {
-    pub(crate) generation: u64,
-    pub(crate) born: u64,
-    /// `CLOCK_MONOTONIC` in nanoseconds when it was decided, before the word was swapped.
-    pub(crate) now: u64,
-    /// The `FLAG_…` bits that say how it came about.
-    pub(crate) flags: u64,
-}
-
 /// Announces what was decided for the inode. `entry` is its entry; null if it is not tracked.
 #[inline(always)]
 pub(crate) fn announce(
@@ -56,10 +47,10 @@ pub(crate) fn announce(
     place: Place,
     change: Change,
     entry: *mut TrackedInode,
-    decision: Decision,
+    outcome: Outcome,
 ) {
     let Some(scratch) = take() else {
-        conclude(entry, decision.generation, decision.flags, 0);
+        conclude(entry, outcome.generation(), outcome.flags().into(), 0);
         return;
     };
     // SAFETY: the slot is ours until it is released.
@@ -67,14 +58,12 @@ pub(crate) fn announce(
         let record = &raw mut (*scratch).record;
         (*record).kind = RecordKind::FirstDirty as u32;
         (*record).op = change.op;
-        (*record).mono_ns = decision.now;
-        (*record).generation = decision.generation;
-        (*record).born = decision.born;
+        (*record).generation = outcome.generation();
         (*record).inode_address = inode.address();
         (*record).inode = inode.number();
         (*record).inode_generation = inode.generation();
         (*record).device = inode.superblock().device();
-        let mut flags = decision.flags as u8;
+        let mut flags = outcome.flags();
         let (offset, length) = match change.range {
             Some(range) => {
                 flags |= FLAG_RANGE;
@@ -102,6 +91,13 @@ extern "C" fn deliver(scratch: *mut Scratch, entry: *mut TrackedInode) -> u64 {
     unsafe {
         let record = &raw mut (*scratch).record;
         let located = path::locate(scratch);
+        ((*record).mono_ns, (*record).born) =
+            if entry.is_null() || (*record).flags & FLAG_UNTRACKED != 0 {
+                (bpf_ktime_get_ns(), 0)
+            } else {
+                // If another task has announced since, its time is as good: the change has not begun yet.
+                (read_volatile(&raw const (*entry).announced), (*entry).born)
+            };
         (*record).cgroup = bpf_get_current_cgroup_id();
         let task = current_task();
         (*record).pid = (task >> 32) as u32;

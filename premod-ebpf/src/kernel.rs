@@ -177,9 +177,15 @@ impl Inode {
         }
     }
 
+    /// The mapping's dirty mark, or 0.
+    #[inline(always)]
+    pub(crate) fn dirty_mark(self) -> u32 {
+        self.mapping_flags() & fact!(mapping_dirty_mark)
+    }
+
     #[inline(always)]
     pub(crate) fn is_dirty(self) -> bool {
-        self.mapping_flags() & fact!(mapping_dirty_mark) != 0
+        self.dirty_mark() != 0
     }
 
     /// A regular file on a filesystem that tracks dirty pages and holds the data itself.

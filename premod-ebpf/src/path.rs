@@ -27,9 +27,6 @@ const AT_ROOT: u64 = 1;
 /// Arrived at the root of a filesystem without knowing where it is mounted.
 const AT_FILESYSTEM_ROOT: u64 = 2;
 
-/// `BPF_RB_NO_WAKEUP`: the event that follows wakes the reader.
-const NO_WAKEUP: u64 = 1;
-
 /// Writes down where the file is, and its own name if that can be read cheaply, while the verifier knows the types of
 /// the hook's pointers. Returns the `FLAG_…` bits that describe the file.
 ///
@@ -245,11 +242,13 @@ extern "C" fn tell_directory(scratch: *mut Scratch) -> u64 {
         (*directory).filesystem = [0; 16];
         read_text(&raw mut (*directory).filesystem, (*scratch).file.type_name);
         (*scratch).record.directory = token;
+        // It wakes a reader that has read all before it, although the event is still to come: the kernel does not wake
+        // one for a record that has others before it which are not read.
         let told = bpf_ringbuf_output(
             (&raw const EVENTS).cast_mut().cast(),
             directory.cast(),
             DirectoryRecord::SIZE as u64 + length,
-            NO_WAKEUP,
+            0,
         );
         if told != 0 {
             return 0;

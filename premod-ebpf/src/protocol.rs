@@ -6,72 +6,88 @@
 
 use premod_common::generation::{self, Mapping, Step, Touch, Word};
 
-use crate::emit::Change;
-
-/// What is asked of the protocol: how the mapping looks, and who changes it how.
+/// What is asked of the protocol: what happens, how the mapping looks, and who changes it how.
 #[derive(Clone, Copy)]
-pub(crate) struct How(u64);
+pub(crate) struct How(pub(crate) u64);
 
-const DIRTY: u64 = 1 << 0;
-const AGED: u64 = 1 << 1;
-const UNPAGED: u64 = 1 << 2;
-const OWN: u64 = 1 << 3;
+const AGED: u64 = 1 << 0;
+const UNPAGED: u64 = 1 << 1;
+/// By premod itself, or of no consequence.
+pub(crate) const OWN: u64 = 1 << 2;
+/// A page is marked dirty; else it is a touch.
+const DIRTIED: u64 = 1 << 3;
+/// From here on: the mapping's dirty mark.
+const DIRTY_SHIFT: u32 = 8;
 
 impl How {
+    /// A hook says that the inode's data is about to be modified.
     #[inline(always)]
-    pub(crate) fn new(mapping: Mapping, change: Change, own: bool) -> Self {
-        let bit = |is: bool, bit| if is { bit } else { 0 };
-        Self(
-            bit(mapping.dirty, DIRTY)
-                | bit(mapping.aged, AGED)
-                | bit(change.unpaged, UNPAGED)
-                | bit(own, OWN),
-        )
+    pub(crate) const fn touch(unpaged: bool) -> Self {
+        Self(if unpaged { UNPAGED } else { 0 })
+    }
+
+    /// A page is about to be marked dirty.
+    #[inline(always)]
+    pub(crate) const fn dirtied() -> Self {
+        Self(DIRTIED)
+    }
+
+    /// With the bit of the mapping's dirty mark, or 0. Not with a `bool`: of that the verifier would follow both values
+    /// through all that comes after.
+    #[inline(always)]
+    pub(crate) const fn with_dirty(self, mark: u32) -> Self {
+        Self(self.0 | (mark as u64) << DIRTY_SHIFT)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn aged(self) -> Self {
+        Self(self.0 | AGED)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn own(self) -> Self {
+        Self(self.0 | OWN)
+    }
+
+    /// By whom it was found out to be, as [`OWN`] in `bits` says.
+    #[inline(always)]
+    pub(crate) const fn by_whom(self, bits: u64) -> Self {
+        Self(self.0 | bits & OWN)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_dirty(self) -> bool {
+        self.0 >> DIRTY_SHIFT != 0
     }
 
     #[inline(always)]
     const fn has(self, bit: u64) -> bool {
         self.0 & bit != 0
     }
-
-    #[inline(always)]
-    const fn mapping(self) -> Mapping {
-        Mapping {
-            dirty: self.has(DIRTY),
-            aged: self.has(AGED),
-        }
-    }
 }
 
-/// A question to the protocol.
-pub(crate) type Protocol = fn(Word, How) -> Step;
-
-/// [`generation::touch`]
+/// [`generation::touch`] or [`generation::dirtied`].
 #[inline(always)]
-pub(crate) fn touch(word: Word, how: How) -> Step {
-    Step::from_bits(step_of_touch(word.0, how.0))
-}
-
-/// [`generation::dirtied`]
-#[inline(always)]
-pub(crate) fn dirtied(word: Word, how: How) -> Step {
-    Step::from_bits(step_of_dirtied(word.0, how.0))
+pub(crate) fn step(word: Word, how: How) -> Step {
+    Step::from_bits(step_as_bits(word.0, how.0))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn step_of_touch(word: u64, how: u64) -> u64 {
-    let how = How(how);
-    let touch = Touch {
-        unpaged: how.has(UNPAGED),
-        own: how.has(OWN),
+extern "C" fn step_as_bits(word: u64, how: u64) -> u64 {
+    let (word, how) = (Word(word), How(how));
+    let mapping = Mapping {
+        dirty: how.is_dirty(),
+        aged: how.has(AGED),
     };
-    generation::touch(Word(word), how.mapping(), touch).to_bits()
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn step_of_dirtied(word: u64, how: u64) -> u64 {
-    let how = How(how);
-    generation::dirtied(Word(word), how.mapping(), how.has(OWN)).to_bits()
+    let step = if how.has(DIRTIED) {
+        generation::dirtied(word, mapping, how.has(OWN))
+    } else {
+        let touch = Touch {
+            unpaged: how.has(UNPAGED),
+            own: how.has(OWN),
+        };
+        generation::touch(word, mapping, touch)
+    };
+    step.to_bits()
 }

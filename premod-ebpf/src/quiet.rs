@@ -19,7 +19,7 @@ use premod_common::inode::TrackedInode;
 
 use crate::{
     atomic::{compare_and_swap, exchange},
-    kernel::{Inode, Place},
+    kernel::Inode,
     maps::SCOPE_EPOCH,
 };
 
@@ -71,11 +71,11 @@ pub(crate) enum Quiet {
 
 /// The verifier forbids to calculate with addresses, but not with the lower half of one.
 #[inline(always)]
-fn slot(inode: Inode) -> *mut Slot {
+fn slot(inode: u64) -> *mut Slot {
     let lower: u32;
     // SAFETY: registers only. The compiler would multiply in place, which is to calculate with an address.
     unsafe {
-        asm!("{lower} = {address}", lower = out(wreg) lower, address = in(wreg) inode.address() as u32)
+        asm!("{lower} = {address}", lower = out(wreg) lower, address = in(wreg) inode as u32)
     };
     // Fibonacci hashing: the upper bits of the product depend on all bits of the address.
     let mixed = lower.wrapping_mul(0x9e37_79b9);
@@ -87,7 +87,7 @@ fn slot(inode: Inode) -> *mut Slot {
 /// Whether the inode is quiet. `mount` is that of its place; it is asked for if it matters.
 #[inline(always)]
 pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
-    let slot = slot(inode);
+    let slot = slot(inode.address());
     // SAFETY: a slot of ours.
     unsafe {
         let found = read_volatile(&raw const (*slot).inode);
@@ -118,14 +118,14 @@ pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
     }
 }
 
-/// Notes that the inode is quiet, as its entry says, unless the entry has changed since it was read.
+/// Notes that the inode at this address is quiet, as its entry says, for touches through this mount if it is outside, unless the entry has changed since it was read.
 ///
 /// # Safety
 /// `entry` comes from the inode map.
 #[inline(always)]
 pub(crate) unsafe fn learn(
-    inode: Inode,
-    place: Place,
+    inode: u64,
+    mount: u64,
     announced: bool,
     entry: *mut TrackedInode,
     seen: (u64, u64),
@@ -138,10 +138,10 @@ pub(crate) unsafe fn learn(
             return;
         }
         write_volatile(&raw mut (*slot).epoch, SCOPE_EPOCH.get());
-        write_volatile(&raw mut (*slot).mount, place.mount);
+        write_volatile(&raw mut (*slot).mount, mount);
         let announced = if announced { ANNOUNCED } else { 0 };
         // A full barrier: what follows is read after this was seen by everybody.
-        exchange(&raw mut (*slot).inode, inode.address() + announced);
+        exchange(&raw mut (*slot).inode, inode + announced);
         let word = read_volatile(&raw const (*entry).word);
         let verdict = read_volatile(&raw const (*entry).verdict);
         if (word, verdict) != seen {
@@ -150,14 +150,14 @@ pub(crate) unsafe fn learn(
     }
 }
 
-/// The inode is not quiet any more, or nobody knows.
+/// The inode at this address is not quiet any more, or nobody knows.
 #[inline(always)]
-pub(crate) fn forget(inode: Inode) {
+pub(crate) fn forget(inode: u64) {
     let slot = slot(inode);
     // SAFETY: a slot of ours.
     unsafe {
         let found = read_volatile(&raw const (*slot).inode);
-        if found == inode.address() || found == inode.address() + ANNOUNCED {
+        if found == inode || found == inode + ANNOUNCED {
             compare_and_swap(&raw mut (*slot).inode, found, 0);
         }
     }

@@ -46,7 +46,7 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
                 if same_mount && same_name && read_volatile(&raw const (*entry).verdict) == kept.0 {
                     if !kept.inside() && mount == place.mount {
                         let word = read_volatile(&raw const (*entry).word);
-                        quiet::learn(inode, place, false, entry, (word, kept.0));
+                        quiet::learn(inode.address(), place.mount, false, entry, (word, kept.0));
                     }
                     return kept.inside();
                 }
@@ -74,7 +74,7 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
 pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode, inode: Inode) {
     // SAFETY: the caller vouches for `entry`.
     unsafe { exchange(&raw mut (*entry).verdict, Verdict::OPEN.0) };
-    quiet::forget(inode);
+    quiet::forget(inode.address());
 }
 
 /// Makes every kept verdict void.

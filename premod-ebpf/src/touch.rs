@@ -6,17 +6,17 @@ use core::ptr::{read_volatile, write_volatile};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use premod_common::{
     event::{FLAG_ECHO, FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
-    generation::{self, Announcement, Mapping, Step, Word},
+    generation::{self, Announcement, Step, Word},
     inode::{TrackedInode, identity},
 };
 
 use crate::{
     atomic::compare_and_swap,
-    emit::{Change, Decision, announce},
+    emit::{Change, announce},
     hooks::dedupe::is_deduplicating,
-    kernel::{Inode, Place, current_process, untyped},
-    maps::{Count, INODES, LAST_SYNC, SYNCED, count, setting},
-    protocol::{self, How, Protocol},
+    kernel::{Inode, Place, current_process, read, untyped},
+    maps::{Count, INODES, LAST_SYNC, SYNCED, count, fact, setting},
+    protocol::{self, How, OWN},
     quiet::{self, Quiet},
     scope::is_inside,
 };
@@ -45,7 +45,7 @@ pub(crate) fn is_quiet(inode: Inode, unpaged: bool, mount: impl FnOnce() -> u64)
 /// As [`touch`], if the inode is not quiet.
 #[inline(always)]
 pub(crate) fn touch_noisy(inode: Inode, place: Place, change: Change) {
-    advance(inode, place, change, protocol::touch);
+    advance(inode, place, change, How::touch(change.unpaged));
 }
 
 /// A page of `inode` is about to be marked dirty.
@@ -54,7 +54,7 @@ pub(crate) fn dirtied(inode: Inode, place: Place, change: Change) {
     if quiet::look(inode, || place.mount) == Quiet::Outside {
         return;
     }
-    advance(inode, place, change, protocol::dirtied);
+    advance(inode, place, change, How::dirtied());
 }
 
 /// The inode is being synced.
@@ -77,7 +77,7 @@ pub(crate) fn synced(inode: Inode) {
 }
 
 #[inline(always)]
-fn advance(inode: Inode, place: Place, change: Change, protocol: Protocol) {
+fn advance(inode: Inode, place: Place, change: Change, how: How) {
     if !inode.is_tracked_kind() {
         return;
     }
@@ -86,140 +86,133 @@ fn advance(inode: Inode, place: Place, change: Change, protocol: Protocol) {
     if !unsafe { is_inside(entry, inode, place) } {
         return;
     }
-    let decision = decide(entry, inode, place, change, protocol);
-    if decision.flags != SILENT {
-        announce(inode, place, change, entry, decision);
+    let outcome = decide(entry, inode, how);
+    if outcome.has_to_be_announced() {
+        announce(inode, place, change, entry, outcome);
     }
 }
 
-/// In place of a [`Decision`]'s flags: nothing has to be announced. Not an `Option`, whose unused half the compiler would
-/// move about without ever having set it, which the verifier forbids.
-const SILENT: u64 = 1 << 8;
+/// What a touch comes to, as one number: the generation, and the `FLAG_…` bits of its announcement or one of the two
+/// below.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outcome(u64);
 
-/// Nothing has to be announced.
-const NOTHING: Decision = Decision {
-    generation: 0,
-    born: 0,
-    now: 0,
-    flags: SILENT,
-};
+const OVERTAKEN: u64 = 1 << 9;
+const GENERATION_SHIFT: u32 = 10;
+
+impl Outcome {
+    /// Nothing has to be announced.
+    const SILENT: Self = Self(1 << 8);
+
+    /// Another task was faster: look again. Who it is for stays as it was found out: a deduplication is told once.
+    #[inline(always)]
+    const fn overtaken(how: How) -> Self {
+        Self(OVERTAKEN | how.0 & OWN)
+    }
+
+    #[inline(always)]
+    const fn was_overtaken(self) -> bool {
+        self.0 & OVERTAKEN != 0
+    }
+
+    #[inline(always)]
+    const fn announce(generation: u64, flags: u8) -> Self {
+        Self(generation << GENERATION_SHIFT | flags as u64)
+    }
+
+    #[inline(always)]
+    fn has_to_be_announced(self) -> bool {
+        self != Self::SILENT
+    }
+
+    #[inline(always)]
+    pub(crate) const fn generation(self) -> u64 {
+        self.0 >> GENERATION_SHIFT
+    }
+
+    #[inline(always)]
+    pub(crate) const fn flags(self) -> u8 {
+        self.0 as u8
+    }
+}
 
 /// Swaps the inode's word, and says what has to be announced.
 #[inline(always)]
-fn decide(
-    entry: *mut TrackedInode,
-    inode: Inode,
-    place: Place,
-    change: Change,
-    protocol: Protocol,
-) -> Decision {
-    if entry.is_null() {
-        return untracked();
-    }
-    let superblock = untyped(inode.superblock().address());
-    let mut own = false;
-    for _ in 0..ATTEMPTS {
-        // SAFETY: the pointer comes from the map.
-        let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
-        let dirty = inode.is_dirty();
-        let aged = !dirty && word.age_matters() && has_aged(entry, superblock) != 0;
-        let mapping = Mapping { dirty, aged };
-        let mut next = protocol(word, How::new(mapping, change, own));
-        if let Step::Announce(..) = next
-            && is_silent_task(untyped(inode.address())) != 0
-        {
-            own = true;
-            next = protocol(word, How::new(mapping, change, own));
-        }
-        let (new, flags) = match next {
-            Step::Nothing => {
-                if dirty && word.silent_while_dirty() {
-                    learn_announced(
-                        untyped(inode.address()),
-                        untyped(place.mount),
-                        entry,
-                        word.0,
-                    );
-                }
-                return NOTHING;
-            }
-            Step::Store(new) => (new, SILENT),
-            Step::Announce(new, announcement) => (new, flags_of(announcement).into()),
-        };
-        let now = match flags {
-            SILENT => 0,
-            // Before the swap: a sync of what another task announces and changes in between counts.
-            // SAFETY: no preconditions.
-            _ => unsafe { bpf_ktime_get_ns() },
-        };
-        if swap(entry, word.0, new.0, untyped(inode.address())) != 0 {
-            if flags == SILENT {
-                return NOTHING;
-            }
-            // Before the event goes out, so that a sync that the event's reader asks for counts.
+fn decide(entry: *mut TrackedInode, inode: Inode, mut how: How) -> Outcome {
+    if !entry.is_null() {
+        for _ in 0..ATTEMPTS {
+            // The word first: whoever marks a page dirty changes the word after the mark.
             // SAFETY: the pointer comes from the map.
-            unsafe { write_volatile(&raw mut (*entry).announced, now) };
-            return Decision {
-                generation: new.generation(),
-                // SAFETY: the pointer comes from the map.
-                born: unsafe { (*entry).born },
-                now,
-                flags,
-            };
+            let word = unsafe { read_volatile(&raw const (*entry).word) };
+            let marked = how.with_dirty(inode.dirty_mark());
+            let outcome = Outcome(attempt(entry, word, marked.0, untyped(inode.address())));
+            if !outcome.was_overtaken() {
+                return outcome;
+            }
+            how = how.by_whom(outcome.0);
         }
+        count(Count::Contended);
     }
-    count(Count::Contended);
-    untracked()
-}
-
-/// Swaps the entry's word, and forgets that the inode at this address is quiet; 0 if another task was faster.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn swap(entry: *mut TrackedInode, word: u64, new: u64, inode: u64) -> u64 {
-    // SAFETY: the pointer comes from the map; `word` is an aligned u64.
-    if entry.is_null() || !unsafe { compare_and_swap(&raw mut (*entry).word, word, new) } {
-        return 0;
-    }
-    quiet::forget(Inode(inode as *const u8));
-    1
-}
-
-/// Notes that the inode at this address is quiet for as long as it is dirty, unless its word has changed since.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn learn_announced(inode: u64, mount: u64, entry: *mut TrackedInode, word: u64) -> u64 {
-    if entry.is_null() {
-        return 0;
-    }
-    let place = Place { mount, dentry: 0 };
-    // SAFETY: the pointer comes from the map.
-    unsafe {
-        let verdict = read_volatile(&raw const (*entry).verdict);
-        quiet::learn(
-            Inode(inode as *const u8),
-            place,
-            true,
-            entry,
-            (word, verdict),
-        );
-    }
-    0
-}
-
-/// Announces without keeping track: too often rather than too rarely.
-#[inline(always)]
-fn untracked() -> Decision {
+    // Announced without keeping track: too often rather than too rarely.
     if is_own() {
-        return NOTHING;
+        return Outcome::SILENT;
     }
     count(Count::Untracked);
-    Decision {
-        generation: 0,
-        born: 0,
-        // SAFETY: no preconditions.
-        now: unsafe { bpf_ktime_get_ns() },
-        flags: u64::from(FLAG_PRE | FLAG_UNTRACKED),
+    Outcome::announce(0, FLAG_PRE | FLAG_UNTRACKED)
+}
+
+/// One attempt to swap the word that was read: an [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn attempt(entry: *mut TrackedInode, word: u64, how: u64, inode: u64) -> u64 {
+    if entry.is_null() {
+        return OVERTAKEN;
     }
+    let (word, mut how) = (Word(word), How(how));
+    if !how.is_dirty() && word.age_matters() && has_aged(entry, inode) {
+        how = how.aged();
+    }
+    let mut next = protocol::step(word, how);
+    if let Step::Announce(..) = next
+        && (is_own() || is_deduplicating(inode))
+    {
+        how = how.own();
+        next = protocol::step(word, how);
+        if next == Step::Nothing {
+            return Outcome::SILENT.0;
+        }
+    }
+    let (new, outcome) = match next {
+        Step::Nothing => {
+            if how.is_dirty() && word.silent_while_dirty() {
+                // SAFETY: the pointer comes from the map.
+                unsafe {
+                    let verdict = read_volatile(&raw const (*entry).verdict);
+                    quiet::learn(inode, 0, true, entry, (word.0, verdict));
+                }
+            }
+            return Outcome::SILENT.0;
+        }
+        Step::Store(new) => (new, Outcome::SILENT),
+        Step::Announce(new, announcement) => (
+            new,
+            Outcome::announce(new.generation(), flags_of(announcement)),
+        ),
+    };
+    // Before the swap: a sync of what another task announces and changes in between counts.
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the pointer comes from the map; `word` is an aligned u64.
+    if !unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
+        return Outcome::overtaken(how).0;
+    }
+    quiet::forget(inode);
+    if outcome.has_to_be_announced() {
+        // Before the event goes out, so that a sync that the event's reader asks for counts.
+        // SAFETY: the pointer comes from the map.
+        unsafe { write_volatile(&raw mut (*entry).announced, now) };
+    }
+    outcome.0
 }
 
 #[inline(always)]
@@ -233,34 +226,24 @@ const fn flags_of(announcement: Announcement) -> u8 {
 }
 
 /// Whether what was announced last is on disk by now, if pages do not tell: [`Mapping::aged`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn has_aged(entry: *mut TrackedInode, superblock: u64) -> u64 {
-    if entry.is_null() {
-        return 0;
-    }
+///
+/// [`Mapping::aged`]: premod_common::generation::Mapping::aged
+#[inline(always)]
+fn has_aged(entry: *mut TrackedInode, inode: u64) -> bool {
     // SAFETY: the pointer comes from the map.
     let announced = unsafe { read_volatile(&raw const (*entry).announced) };
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let aged = now.wrapping_sub(announced) > setting!(period)
-        || LAST_SYNC.get() > announced && synced_at(superblock) > announced;
-    aged.into()
+    now.wrapping_sub(announced) > setting!(period)
+        || LAST_SYNC.get() > announced && synced_at(inode) > announced
 }
 
-/// When the filesystem was last synced as a whole.
+/// When the filesystem of the inode at this address was last synced as a whole.
 #[inline(always)]
-fn synced_at(superblock: u64) -> u64 {
+fn synced_at(inode: u64) -> u64 {
+    let superblock = read(inode + u64::from(fact!(inode_i_sb)));
     // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
     unsafe { SYNCED.get(superblock) }.copied().unwrap_or(0)
-}
-
-/// Whether what the running task does is not announced, without hiding anybody else's: premod's own changes, and
-/// deduplication, which changes no byte.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn is_silent_task(inode: u64) -> u64 {
-    (is_own() || is_deduplicating(inode)).into()
 }
 
 /// The inode's entry, made if there is none; null if there is no room.
@@ -274,7 +257,7 @@ fn find(inode: Inode) -> *mut TrackedInode {
         }
         // Another inode took the memory, and its predecessor's end was not seen.
         let _ = INODES.remove(inode.address());
-        quiet::forget(inode);
+        quiet::forget(inode.address());
     }
     // SAFETY: no preconditions.
     let born = unsafe { bpf_ktime_get_ns() };

@@ -4,8 +4,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use premod_common::inode::InodeAddress;
 
 use crate::{
-    arguments::{Arguments, entries, pointer},
-    kernel::Inode,
+    arguments::{Arguments, entries},
     maps::{INODES, SCOPE, setting},
     quiet,
 };
@@ -20,16 +19,15 @@ fn lsm_inode_free_security(ctx: LsmContext) -> i32 {
 /// As [`lsm_inode_free_security`], where `bpf` is not among the active LSMs.
 #[inline(always)]
 fn inode_free(arguments: &impl Arguments) {
-    freed(pointer!(arguments, 0, type_inode));
+    freed(arguments.number(0));
 }
 
 entries!("security_inode_free": fentry_inode_free_security, kprobe_inode_free_security => inode_free);
 
 #[inline(always)]
-fn freed(inode: *const u8) {
-    let address = inode as InodeAddress;
+fn freed(address: InodeAddress) {
     let _ = INODES.remove(address);
-    quiet::forget(Inode(inode));
+    quiet::forget(address);
     // PATHs are kept open. The roots of filesystems mounted below them are not, so that they can be
     // unmounted.
     if setting!(scoped) != 0 {

@@ -93,6 +93,7 @@ impl Decoder {
     }
 
     /// Decodes one record; `names` are the path's components, leaf first.
+    #[inline]
     pub(crate) fn first_dirty(
         &mut self,
         record: &FirstDirtyRecord,
@@ -132,6 +133,7 @@ impl Decoder {
     }
 
     /// The whole path, and the type of the filesystem.
+    #[inline]
     fn path(&mut self, record: &FirstDirtyRecord, names: &[u8]) -> (Path, Arc<str>) {
         let (directory, flags, filesystem): (&[u8], _, _) = if record.directory == 0 {
             (&[], 0, self.filesystem(record.filesystem))

@@ -2,6 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use globset::GlobSet;
+use jiff::Timestamp;
 use proptest::{collection::vec, prelude::*};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
@@ -71,6 +72,29 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Each field from one of two events.
+fn mixed(one: &FirstDirty, other: &FirstDirty, mask: u16) -> FirstDirty {
+    let from = |bit: u32| if mask >> bit & 1 == 0 { one } else { other };
+    FirstDirty {
+        timestamp: from(0).timestamp,
+        op: from(1).op,
+        pre: from(2).pre,
+        retried: from(3).retried,
+        untracked: from(4).untracked,
+        path: from(5).path.clone(),
+        key: from(6).key,
+        filesystem: from(7).filesystem.clone(),
+        range: from(8).range,
+        comm: from(9).comm.clone(),
+        pid: from(10).pid,
+        tid: from(11).tid,
+        uid: from(12).uid,
+        gid: from(13).gid,
+        cgroup: from(14).cgroup,
+        ..from(15).clone()
+    }
+}
+
 proptest! {
     #![proptest_config(fuzz::effort(2000))]
 
@@ -109,6 +133,19 @@ proptest! {
         prop_assert_eq!(&value["pre"], event.pre);
         let range = value.get("range").map(|range| (range["offset"].as_u64(), range["length"].as_u64()));
         prop_assert_eq!(range, event.range.map(|range| (Some(range.offset), range.length)));
+    }
+
+    #[test]
+    fn dates_have_nine_digits(seconds in vec(-2i64..3, 1..6), fraction in 0..1_000_000_000) {
+        let mut records = Records::default();
+        for second in seconds {
+            let mut event = sample();
+            event.timestamp = Timestamp::new(second, fraction).expect("near 1970");
+            let expected = json::timestamp(event.timestamp);
+            let mut buffer = Vec::new();
+            records.record(&mut buffer, &Record::FirstDirty(event));
+            prop_assert_eq!(&object(buffer)["timestamp"], &expected);
+        }
     }
 
     #[test]
@@ -165,6 +202,24 @@ proptest! {
         let text = printable(&bytes);
         prop_assert!(!text.chars().any(is_dangerous), "{text:?}");
         prop_assert_eq!(unescaped(&text), bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(fuzz::effort(300))]
+
+    #[test]
+    fn a_line_does_not_depend_on_the_lines_before(
+        one in fuzz::event(), other in fuzz::event(), masks in vec(any::<u16>(), 2..8)
+    ) {
+        let (mut kept, mut records) = (Vec::new(), Records::default());
+        let mut alone = Vec::new();
+        for mask in masks {
+            let record = Record::FirstDirty(mixed(&one, &other, mask));
+            records.record(&mut kept, &record);
+            Records::default().record(&mut alone, &record);
+        }
+        prop_assert_eq!(kept, alone);
     }
 }
 

@@ -5,27 +5,28 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
 };
 
+use premod_common::event::DIRECTORIES_REMEMBERED;
 use serde_json::Value;
 
 use crate::{
     harness::Place,
     tests,
-    trace::{Ended, Trace, path_of},
+    trace::{Trace, path_of},
 };
 
 tests! {
     Alone twenty_thousand_files_by_four_processes_are_all_accounted_for,
     Alone a_tiny_buffer_loses_events_and_says_how_many,
     Alone a_lost_inode_is_announced_again_at_its_next_touch,
+    Alone a_directory_is_told_anew_before_it_is_forgotten on One,
 }
 
 const PROCESSES: u32 = 4;
 const FILES_EACH: u32 = 5000;
 
-/// Dirties [`PROCESSES`] times [`FILES_EACH`] files from four processes at once.
+/// Dirties 20,000 files from four processes at once.
 fn storm(directory: &Path) {
     let mut children: Vec<_> = (0..PROCESSES)
         .map(|process| {
@@ -40,34 +41,6 @@ fn storm(directory: &Path) {
     for child in &mut children {
         assert!(child.wait().expect("a child").success());
     }
-}
-
-/// What two premods have seen of the same storm.
-struct Storm {
-    /// One with the default buffer, up to the storm's end, and how many programs the kernel skipped.
-    whole: (Vec<Value>, u64),
-    /// One with a buffer of 4 KiB, to its own end.
-    tiny: Ended,
-}
-
-/// Two tests need the storm, which takes most of their time.
-fn seen_by_two(place: &Place) -> &'static Storm {
-    static SEEN: OnceLock<Storm> = OnceLock::new();
-    SEEN.get_or_init(|| {
-        let directory = place.directory.to_str().expect("a plain path");
-        let mut whole = Trace::start(&place.directory);
-        let tiny = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
-        storm(&place.directory);
-        // Before the other's sentinel, which would be one more file.
-        let tiny = tiny.end();
-        let records = whole.events();
-        let skipped = whole.skipped();
-        whole.end_cleanly();
-        Storm {
-            whole: (records, skipped),
-            tiny,
-        }
-    })
 }
 
 fn split(records: &[Value]) -> (Vec<PathBuf>, u64) {
@@ -87,18 +60,28 @@ fn split(records: &[Value]) -> (Vec<PathBuf>, u64) {
 }
 
 fn twenty_thousand_files_by_four_processes_are_all_accounted_for(place: &Place) {
-    let (records, skipped) = &seen_by_two(place).whole;
-    let (paths, lost) = split(records);
+    let mut trace = Trace::start(&place.directory);
+    storm(&place.directory);
+    let records = trace.events();
+    let (paths, lost) = split(&records);
     let distinct: HashSet<&PathBuf> = paths.iter().collect();
     assert_eq!(lost, 0, "the default buffer is large enough");
     assert_eq!(paths.len(), distinct.len(), "no file twice");
     let missing = u64::from(PROCESSES * FILES_EACH) - distinct.len() as u64;
     // A program that the kernel skipped may have been the one that should have announced.
-    assert!(missing <= *skipped, "{missing} missing, {skipped} skipped");
+    assert!(
+        missing <= trace.skipped(),
+        "{missing} missing, {} skipped",
+        trace.skipped()
+    );
+    trace.end_cleanly();
 }
 
 fn a_tiny_buffer_loses_events_and_says_how_many(place: &Place) {
-    let ended = &seen_by_two(place).tiny;
+    let directory = place.directory.to_str().expect("a plain path");
+    let trace = Trace::start_with(&place.directory, &["--buffer-size", "4096", directory]);
+    storm(&place.directory);
+    let ended = trace.end();
     let (paths, lost) = split(&ended.events);
     assert!(lost > 0, "4 KiB are not enough");
     let in_all = lost + ended.skipped;
@@ -189,4 +172,38 @@ fn a_lost_inode_is_announced_again_at_its_next_touch(place: &Place) {
         retried + ended.skipped,
         "nothing else was lost"
     );
+}
+
+/// How many directories see something happen again after all others: so many that a few still have their places
+/// among those that the kernel side knows to be told.
+const USUAL: u32 = 100;
+
+fn a_directory_is_told_anew_before_it_is_forgotten(place: &Place) {
+    let mut trace = Trace::start(&place.directory);
+    let usual: Vec<PathBuf> = (0..USUAL)
+        .map(|number| place.file(&format!("usual-{number}")).join("file"))
+        .collect();
+    for path in &usual {
+        fs::create_dir(path.parent().expect("it has one")).expect("a directory");
+        fs::write(path, "x").expect("writing");
+    }
+    rustix::fs::sync();
+    // Another directory each time, although there is only one at any time.
+    let passing = place.file("passing").join("file");
+    for _ in 0..DIRECTORIES_REMEMBERED {
+        fs::create_dir(passing.parent().expect("it has one")).expect("a directory");
+        fs::write(&passing, "x").expect("writing");
+        fs::remove_dir_all(passing.parent().expect("it has one")).expect("removing");
+    }
+    trace.events();
+    for path in &usual {
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .expect("the file");
+        std::io::Write::write_all(&mut file, b"y").expect("writing");
+    }
+    let again: Vec<PathBuf> = trace.events().iter().map(path_of).collect();
+    assert_eq!(again, usual);
+    trace.end_cleanly();
 }

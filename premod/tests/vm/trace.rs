@@ -179,6 +179,7 @@ impl Trace {
             ended.events
         );
         assert_eq!(summary["untracked"], 0, "{summary}");
+        assert_eq!(summary["unplaced"], 0, "{summary}");
         // Without the program that should have come before, the net is all there is.
         assert!(
             summary["late"].as_u64() <= Some(ended.skipped + provoked),
