@@ -10,6 +10,9 @@ pub mod mark {
     pub const OFFSET: i32 = 0x7000;
     /// Number that a register is set to (32 bits). None of ours is that large.
     pub const VALUE: i32 = 0x7ac7_0000;
+    /// Helper that is called: a function of the kernel's own, by its type's number. The kernel has no helper with a
+    /// number that large.
+    pub const CALL: i32 = 0x7ca1_0000;
 }
 
 /// Offsets in bytes of kernel structure members, and constants that differ between kernels.
@@ -99,6 +102,16 @@ pub struct Facts {
     pub page_shift: u32,
     /// `O_DIRECT` of this architecture.
     pub o_direct: u32,
+    /// Number of the type of the function `bpf_rdonly_cast` (6.2 and later); 0 if the kernel has none.
+    pub bpf_rdonly_cast: u32,
+    /// Numbers of the types of structures, for that function.
+    pub type_file: u32,
+    pub type_kiocb: u32,
+    pub type_iov_iter: u32,
+    pub type_inode: u32,
+    pub type_dentry: u32,
+    pub type_iattr: u32,
+    pub type_vm_fault: u32,
 }
 
 impl Facts {

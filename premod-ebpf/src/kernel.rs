@@ -5,11 +5,11 @@
 //! loader ([`crate::facts`]). Pointers that lost their type (kept in a map, computed) are read with
 //! `bpf_probe_read_kernel` in [`read`].
 
-use core::arch::asm;
+use core::{arch::asm, mem::offset_of};
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_pid_tgid};
 
-use premod_common::facts::mark;
+use premod_common::facts::{Facts, mark};
 
 use crate::facts::{fact, setting};
 
@@ -65,6 +65,30 @@ pub(crate) unsafe fn load_member<const FACT: usize, T: Copy>(base: *const u8) ->
     };
     // SAFETY: BPF runs on little-endian machines here: a smaller value is in the lower bytes, which come first.
     unsafe { core::mem::transmute_copy(&value) }
+}
+
+/// Gives an address a type that the verifier knows, so that [`load!`] works with it: `bpf_rdonly_cast`, a call that the
+/// kernel replaces by one instruction. The type's number is the fact that is so many bytes into [`Facts`].
+#[inline(always)]
+pub(crate) fn cast<const TYPE: usize>(address: u64) -> *const u8 {
+    let typed: u64;
+    // SAFETY: the function takes any address: loads from a bad one read as zero.
+    unsafe {
+        asm!(
+            "w2 = {kind}",
+            "call {function}",
+            kind = const mark::VALUE + TYPE as i32 / 4,
+            function = const mark::CALL + offset_of!(Facts, bpf_rdonly_cast) as i32 / 4,
+            out("r0") typed,
+            inlateout("r1") address => _,
+            out("r2") _,
+            out("r3") _,
+            out("r4") _,
+            out("r5") _,
+            options(pure, nomem, nostack),
+        );
+    }
+    typed as *const u8
 }
 
 /// A kernel address that the verifier takes for a number from here on: as such it can be passed to functions that are

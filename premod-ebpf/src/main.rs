@@ -12,6 +12,7 @@
 // BPF has no stable inline assembly yet, and the 64-bit compare-and-swap is to be had no other way.
 #![feature(asm_experimental_arch)]
 
+mod arguments;
 mod atomic;
 mod directories;
 mod emit;

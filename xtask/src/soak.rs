@@ -52,6 +52,9 @@ pub(crate) struct Options {
     /// How many freezes, copies and kills there are in the parts `freeze` and `pause`
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..))]
     times: u32,
+    /// Add to the kernel's command line, `preempt=full` for instance
+    #[arg(long, value_name = "ARGS")]
+    append: Vec<String>,
     /// Hide some events from the judge: the soak has to fail then
     #[arg(long, hide = true)]
     blind: bool,
@@ -94,6 +97,7 @@ impl Options {
             let vm = Vm {
                 filesystems: self.filesystems(),
                 programs: programs.clone(),
+                append: self.append.clone(),
                 timeout: Some(self.duration() + MARGIN),
                 ..Vm::new(setup::kernel(series)?, self.command(seed))
             };

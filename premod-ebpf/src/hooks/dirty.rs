@@ -3,10 +3,14 @@
 //! For a change that was announced this only notes that pages are dirty now. For one that no other hook
 //! saw it is a late event.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    macros::{btf_tracepoint, kprobe},
+    programs::{BtfTracePointContext, ProbeContext},
+};
 use premod_common::event::Op;
 
 use crate::{
+    arguments::{Arguments, pointer},
     emit::Change,
     kernel::{Inode, Place, load},
     maps::fact,
@@ -46,9 +50,23 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
 /// only flag: `mark_inode_dirty`, which every chmod on ext4 calls, passes all flags at once.
 #[btf_tracepoint(function = "writeback_mark_inode_dirty")]
 fn writeback_mark_inode_dirty(ctx: BtfTracePointContext) -> i32 {
-    let flags: u32 = ctx.arg(1);
-    if flags == fact!(i_dirty_pages) {
-        dirtied(Inode(ctx.arg(0)), Place::unknown(), UNKNOWN);
-    }
+    marked(&ctx);
     0
+}
+
+/// The same at the function itself, `__mark_inode_dirty(struct inode *inode, int flags)`: a tracepoint's program can be
+/// skipped as one by fentry can.
+#[kprobe(function = "__mark_inode_dirty")]
+fn kprobe_mark_inode_dirty(ctx: ProbeContext) -> u32 {
+    marked(&ctx);
+    0
+}
+
+#[inline(always)]
+fn marked(arguments: &impl Arguments) {
+    let flags = arguments.number(1) as u32;
+    if flags == fact!(i_dirty_pages) {
+        let inode = Inode(pointer!(arguments, 0, type_inode));
+        dirtied(inode, Place::unknown(), UNKNOWN);
+    }
 }

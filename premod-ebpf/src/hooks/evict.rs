@@ -1,12 +1,10 @@
 //! The end of an inode's life in memory.
 
-use aya_ebpf::{
-    macros::{fentry, lsm},
-    programs::{FEntryContext, LsmContext},
-};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use premod_common::inode::InodeAddress;
 
 use crate::{
+    arguments::{Arguments, entries},
     maps::{INODES, SCOPE, setting},
     quiet,
 };
@@ -19,15 +17,15 @@ fn lsm_inode_free_security(ctx: LsmContext) -> i32 {
 }
 
 /// As [`lsm_inode_free_security`], where `bpf` is not among the active LSMs.
-#[fentry(function = "security_inode_free")]
-fn fentry_inode_free_security(ctx: FEntryContext) -> i32 {
-    freed(ctx.arg(0));
-    0
+#[inline(always)]
+fn inode_free(arguments: &impl Arguments) {
+    freed(arguments.number(0));
 }
 
+entries!("security_inode_free": fentry_inode_free_security, kprobe_inode_free_security => inode_free);
+
 #[inline(always)]
-fn freed(inode: *const u8) {
-    let address = inode as InodeAddress;
+fn freed(address: InodeAddress) {
     let _ = INODES.remove(address);
     quiet::forget(address);
     // PATHs are kept open. The roots of filesystems mounted below them are not, so that they can be

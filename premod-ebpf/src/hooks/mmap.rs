@@ -1,9 +1,9 @@
 //! Stores through shared mappings.
 
-use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::event::Op;
 
 use crate::{
+    arguments::{Arguments, entries, pointer},
     emit::Change,
     kernel::{File, load},
     maps::fact,
@@ -14,17 +14,18 @@ use crate::{
 ///
 /// Every filesystem's `page_mkwrite` is called from here, when a task stores to a page of a shared
 /// mapping that is write-protected because it is clean. The store itself happens after the fault.
-#[fentry(function = "do_page_mkwrite")]
-fn do_page_mkwrite(ctx: FEntryContext) -> i32 {
-    stored(ctx.arg(0));
-    0
+#[inline(always)]
+fn store(arguments: &impl Arguments) {
+    stored(pointer!(arguments, 0, type_vm_fault));
 }
+
+entries!("do_page_mkwrite": do_page_mkwrite, kprobe_do_page_mkwrite => store);
 
 /// `dax_iomap_fault(struct vm_fault *vmf, …)`, 6.1 to 7.x: every fault on a DAX file, which has no pages
 /// that could become writable.
-#[fentry(function = "dax_iomap_fault")]
-fn dax_iomap_fault(ctx: FEntryContext) -> i32 {
-    let fault: *const u8 = ctx.arg(0);
+#[inline(always)]
+fn dax_fault(arguments: &impl Arguments) {
+    let fault = pointer!(arguments, 0, type_vm_fault);
     // SAFETY: the offsets are those of flags and vma in struct vm_fault, and of vm_flags in the vma.
     let (write, shared) = unsafe {
         let area: *const u8 = load!(fault, vm_fault_vma);
@@ -36,8 +37,9 @@ fn dax_iomap_fault(ctx: FEntryContext) -> i32 {
     if write && shared {
         stored(fault);
     }
-    0
 }
+
+entries!("dax_iomap_fault": dax_iomap_fault, kprobe_dax_iomap_fault => dax_fault);
 
 /// `VM_SHARED` of include/linux/mm.h, which takes its value from the processors' page tables of the
 /// nineties; 6.19 and later have it in BTF as `VMA_SHARED_BIT`, 3.

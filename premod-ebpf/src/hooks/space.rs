@@ -1,37 +1,43 @@
 //! Calls that change a file's blocks or share another file's: fallocate, clone, copy.
-//!
-//! The kernel skips a program that runs already on the same CPU, for another task that was preempted. A copy's
-//! writes come by other hooks later; for the rest there is a second program each, which then runs.
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::event::{Op, TO_THE_END};
 
-use crate::{emit::Change, kernel::File, touch::touch};
+use crate::{
+    arguments::{Arguments, entries, pointer},
+    emit::Change,
+    kernel::File,
+    touch::touch,
+};
 
 /// `vfs_fallocate(struct file *file, int mode, loff_t offset, loff_t len)`, 6.1 to 7.x; also behind
 /// `MADV_REMOVE`.
-#[fentry(function = "vfs_fallocate")]
-fn vfs_fallocate(ctx: FEntryContext) -> i32 {
-    changed(File(ctx.arg(0)), Op::Fallocate, ctx.arg(2), ctx.arg(3));
-    0
+#[inline(always)]
+fn fallocate(arguments: &impl Arguments) {
+    let file = File(pointer!(arguments, 0, type_file));
+    changed(
+        file,
+        Op::Fallocate,
+        arguments.number(2),
+        arguments.number(3),
+    );
 }
 
-/// As [`vfs_fallocate`], a second time.
-#[fentry(function = "vfs_fallocate")]
-fn vfs_fallocate_again(ctx: FEntryContext) -> i32 {
-    changed(File(ctx.arg(0)), Op::Fallocate, ctx.arg(2), ctx.arg(3));
-    0
-}
+entries!("vfs_fallocate": vfs_fallocate, kprobe_vfs_fallocate => fallocate);
 
 /// `vfs_clone_file_range(file_in, pos_in, file_out, pos_out, loff_t len, flags)`, 6.1 to 7.x. A length of
 /// 0 means all from `pos_in` on.
-#[fentry(function = "vfs_clone_file_range")]
-fn vfs_clone_file_range(ctx: FEntryContext) -> i32 {
-    let length: u64 = ctx.arg(4);
-    let length = if length == 0 { TO_THE_END } else { length };
-    changed(File(ctx.arg(2)), Op::Clone, ctx.arg(3), length);
-    0
+#[inline(always)]
+fn clone(arguments: &impl Arguments) {
+    let file = File(pointer!(arguments, 2, type_file));
+    let length = match arguments.number(4) {
+        0 => TO_THE_END,
+        length => length,
+    };
+    changed(file, Op::Clone, arguments.number(3), length);
 }
+
+entries!("vfs_clone_file_range": vfs_clone_file_range, kprobe_vfs_clone_file_range => clone);
 
 /// `do_clone_file_range(file_in, pos_in, file_out, pos_out, loff_t len, flags)`, 6.1 only: behind the above, and
 /// called by overlayfs.
@@ -44,21 +50,25 @@ fn do_clone_file_range(ctx: FEntryContext) -> i32 {
 /// `remap_verify_area(struct file *file, loff_t pos, loff_t len, bool write)`, 6.12 to 7.x: behind clones, by
 /// whomever they are called, deduplication, and XFS's exchange of ranges. On 6.1 the compiler has put it into
 /// its callers.
-#[fentry(function = "remap_verify_area")]
-fn remap_verify_area(ctx: FEntryContext) -> i32 {
-    let write: u32 = ctx.arg(3);
-    if write & 0xff != 0 {
-        changed(File(ctx.arg(0)), Op::Write, ctx.arg(1), ctx.arg(2));
+#[inline(always)]
+fn remap(arguments: &impl Arguments) {
+    let writes = arguments.number(3) as u8 != 0;
+    if writes {
+        let file = File(pointer!(arguments, 0, type_file));
+        changed(file, Op::Write, arguments.number(1), arguments.number(2));
     }
-    0
 }
 
+entries!("remap_verify_area": remap_verify_area, kprobe_remap_verify_area => remap);
+
 /// `vfs_copy_file_range(file_in, pos_in, file_out, pos_out, size_t len, flags)`, 6.1 to 7.x.
-#[fentry(function = "vfs_copy_file_range")]
-fn vfs_copy_file_range(ctx: FEntryContext) -> i32 {
-    changed(File(ctx.arg(2)), Op::Copy, ctx.arg(3), ctx.arg(4));
-    0
+#[inline(always)]
+fn copy(arguments: &impl Arguments) {
+    let file = File(pointer!(arguments, 2, type_file));
+    changed(file, Op::Copy, arguments.number(3), arguments.number(4));
 }
+
+entries!("vfs_copy_file_range": vfs_copy_file_range, kprobe_vfs_copy_file_range => copy);
 
 #[inline(always)]
 fn changed(file: File, op: Op, offset: u64, length: u64) {

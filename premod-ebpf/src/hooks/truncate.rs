@@ -7,6 +7,7 @@ use aya_ebpf::{
 use premod_common::event::{Op, TO_THE_END};
 
 use crate::{
+    arguments::{Arguments, entries, pointer},
     emit::Change,
     kernel::{File, Inode, Place, load},
     touch::touch,
@@ -51,19 +52,22 @@ fn fentry_file_truncate(ctx: FEntryContext) -> i32 {
 ///
 /// Behind all of the above, under the inode lock: a second look after the locks that the others may have
 /// slept on. And behind callers that ask no LSM: core dumps, accounting, overlayfs for its upper file, nfsd.
-#[fentry(function = "notify_change")]
-fn notify_change(ctx: FEntryContext) -> i32 {
-    let dentry: *const u8 = ctx.arg(1);
-    let attributes: *const u8 = ctx.arg(2);
+#[inline(always)]
+fn attributes_changed(arguments: &impl Arguments) {
+    let attributes = pointer!(arguments, 2, type_iattr);
     // SAFETY: the offset is that of ia_valid in struct iattr.
     let valid: u32 = unsafe { load!(attributes, iattr_ia_valid) };
-    if valid & ATTR_SIZE == 0 || dentry.is_null() {
-        return 0;
+    if valid & ATTR_SIZE == 0 {
+        return;
+    }
+    let dentry = pointer!(arguments, 1, type_dentry);
+    if dentry.is_null() {
+        return;
     }
     // SAFETY: the offset is that of d_inode in struct dentry.
     let inode: *const u8 = unsafe { load!(dentry, dentry_d_inode) };
     if inode.is_null() {
-        return 0;
+        return;
     }
     // SAFETY: the offset is that of ia_size in struct iattr.
     let size: u64 = unsafe { load!(attributes, iattr_ia_size) };
@@ -76,8 +80,9 @@ fn notify_change(ctx: FEntryContext) -> i32 {
         ..UNKNOWN_SIZE
     };
     touch(Inode(inode), place, change);
-    0
 }
+
+entries!("notify_change": notify_change, kprobe_notify_change => attributes_changed);
 
 /// `ATTR_SIZE` of include/linux/fs.h: a macro, which BTF does not carry, with the same value since 2.6.
 const ATTR_SIZE: u32 = 1 << 3;

@@ -1,9 +1,9 @@
 //! The write family.
 
-use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::event::Op;
 
 use crate::{
+    arguments::{Arguments, entries, pointer},
     emit::Change,
     kernel::{File, load},
     touch::{is_quiet, touch_noisy},
@@ -13,17 +13,18 @@ use crate::{
 ///
 /// The last hook that all filesystems have in common before the data is copied, under the inode lock. It sees
 /// the loop device and nfsd too, and costs those who read nothing, unlike `security_file_permission`.
-#[fentry(function = "generic_write_checks")]
-fn generic_write_checks(ctx: FEntryContext) -> i32 {
-    let (iocb, from): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+#[inline(always)]
+fn write(arguments: &impl Arguments) {
+    let iocb = pointer!(arguments, 0, type_kiocb);
     let file = file_of(iocb);
     // Direct writes to a file that is quiet because it is dirty are left to the hook on `kiocb_invalidate_pages`:
     // to look at the file's flags here would cost every write.
     if !is_quiet(file.inode(), false, || file.place().mount) {
-        checked_with_length(iocb, from);
+        checked_with_length(iocb, pointer!(arguments, 1, type_iov_iter));
     }
-    0
 }
+
+entries!("generic_write_checks": generic_write_checks, kprobe_generic_write_checks => write);
 
 /// Out of line, so that the way of a quiet file stays short.
 #[inline(never)]
@@ -36,20 +37,25 @@ fn checked_with_length(iocb: *const u8, from: *const u8) -> i32 {
 
 /// `generic_write_checks_count(struct kiocb *iocb, loff_t *count)`, 6.1 to 7.x: the same for btrfs's encoded
 /// writes. The function above has it inlined, so that other writes do not come by.
-#[fentry(function = "generic_write_checks_count")]
-fn generic_write_checks_count(ctx: FEntryContext) -> i32 {
-    checked(ctx.arg(0), None);
-    0
+#[inline(always)]
+fn encoded_write(arguments: &impl Arguments) {
+    checked(pointer!(arguments, 0, type_kiocb), None);
 }
+
+entries!("generic_write_checks_count": generic_write_checks_count, kprobe_generic_write_checks_count => encoded_write);
 
 /// `kiocb_invalidate_pages(struct kiocb *iocb, size_t count)`, 6.1 to 7.x: the page cache makes way for a direct
 /// write. The last look for those, and the only one while the file has a dirty page that was announced: pages, which
 /// are one for all other writes, they do not have.
-#[fentry(function = "kiocb_invalidate_pages")]
-fn kiocb_invalidate_pages(ctx: FEntryContext) -> i32 {
-    checked(ctx.arg(0), Some(ctx.arg(1)));
-    0
+#[inline(always)]
+fn direct_write(arguments: &impl Arguments) {
+    checked(
+        pointer!(arguments, 0, type_kiocb),
+        Some(arguments.number(1)),
+    );
 }
+
+entries!("kiocb_invalidate_pages": kiocb_invalidate_pages, kprobe_kiocb_invalidate_pages => direct_write);
 
 #[inline(always)]
 fn file_of(iocb: *const u8) -> File {

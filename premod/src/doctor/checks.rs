@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::gather::{Gathered, Refusal};
-use crate::exit_code::ExitCode;
+use crate::{exit_code::ExitCode, kernel::attach::Kind};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +32,7 @@ pub fn problems(gathered: &Gathered) -> Vec<Problem> {
     problems.extend(facts(gathered));
     problems.extend(hooks(gathered));
     problems.extend(lsm(gathered));
+    problems.extend(skips(gathered));
     problems.extend(probe(gathered));
     problems.sort_by_key(|problem| !problem.fatal);
     problems
@@ -162,9 +163,23 @@ fn lsm(gathered: &Gathered) -> Option<Problem> {
     };
     Some(Problem {
         what,
-        cost: "tracing works by fentry, which the kernel may skip (it is counted); premod freeze does not work"
-            .to_owned(),
+        cost: "tracing works without it; premod freeze does not".to_owned(),
         remedy,
+        fatal: false,
+        code: ExitCode::Ok,
+    })
+}
+
+/// Programs that the kernel skips, where it has no others.
+fn skips(gathered: &Gathered) -> Option<Problem> {
+    let kinds = || gathered.hooks.iter().flat_map(|hook| &hook.state);
+    let skipped = gathered.environment.preemption.is_anywhere()
+        && kinds().next().is_some()
+        && !kinds().any(|way| way.kind == Kind::Kprobe);
+    skipped.then(|| Problem {
+        what: "the kernel preempts tasks that run in it, and has no bpf_rdonly_cast".to_owned(),
+        cost: "programs are skipped under load, and each skip is reported as lost".to_owned(),
+        remedy: "use Linux 6.2 or later, or boot with preempt=voluntary".to_owned(),
         fatal: false,
         code: ExitCode::Ok,
     })
@@ -200,7 +215,7 @@ fn probe(gathered: &Gathered) -> Vec<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::environment::Environment;
+    use crate::kernel::environment::{Environment, Preemption};
 
     fn healthy() -> Gathered {
         Gathered {
@@ -210,6 +225,7 @@ mod tests {
                 lockdown: Some("none".to_owned()),
                 stable_pages: false,
                 btrfs: false,
+                preemption: Preemption::Never,
             },
             capabilities: vec!["CAP_BPF".to_owned()],
             missing_capabilities: Vec::new(),

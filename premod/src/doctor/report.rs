@@ -108,6 +108,7 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
         "lockdown      {}",
         environment.lockdown.as_deref().unwrap_or("not there")
     )?;
+    writeln!(text, "preemption    {}", environment.preemption.describe())?;
     writeln!(text, "capabilities  {}", list(&gathered.capabilities))?;
 
     if !gathered.facts.is_empty() {
@@ -180,7 +181,9 @@ fn write_text(text: &mut String, gathered: &Gathered, problems: &[Problem]) -> s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{doctor::filesystems::Promise, exit_code::ExitCode};
+    use crate::{
+        doctor::filesystems::Promise, exit_code::ExitCode, kernel::environment::Preemption,
+    };
 
     #[test]
     fn nothing_raw_is_reported() {
@@ -192,6 +195,7 @@ mod tests {
                 lockdown: None,
                 stable_pages: false,
                 btrfs: false,
+                preemption: Preemption::Never,
             },
             capabilities: Vec::new(),
             missing_capabilities: Vec::new(),

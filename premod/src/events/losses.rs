@@ -19,7 +19,7 @@ pub(crate) struct Loss {
     pub(crate) reason: LostReason,
 }
 
-/// A fentry or tracepoint program, which the kernel may skip.
+/// A program that the kernel may skip, and then something is lost.
 pub(crate) struct Skippable {
     pub(crate) hook: &'static str,
     pub(crate) fd: OwnedFd,

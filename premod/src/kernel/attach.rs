@@ -26,6 +26,8 @@ pub enum Kind {
     Fexit,
     /// A tracepoint with typed arguments.
     Tracepoint,
+    /// The entry of a kernel function, by a breakpoint or what stands for one: dearer, and never skipped.
+    Kprobe,
 }
 
 /// One way to attach one program.
@@ -51,6 +53,9 @@ pub struct Hook {
     pub cost: &'static str,
     /// Tracing is refused without it.
     pub essential: bool,
+    /// A change may be lost, or be announced too late, if the kernel skips its program. The others are second looks, or
+    /// know more than those that decide.
+    pub decides: bool,
     /// When it is needed.
     pub when: When,
 }
@@ -75,9 +80,18 @@ impl Attachment {
     pub fn type_name(&self) -> String {
         match self.kind {
             Kind::Lsm => format!("bpf_lsm_{}", self.target),
-            Kind::Fentry | Kind::Fexit => self.target.to_owned(),
+            Kind::Fentry | Kind::Fexit | Kind::Kprobe => self.target.to_owned(),
             Kind::Tracepoint => format!("btf_trace_{}", self.target),
         }
+    }
+
+    /// Whether a change may be lost if the kernel skips the program. It never skips one of an LSM hook.
+    #[must_use]
+    pub fn loses_when_skipped(&self) -> bool {
+        self.kind != Kind::Lsm
+            && HOOKS
+                .iter()
+                .any(|hook| hook.decides && hook.ways.contains(self))
     }
 }
 
@@ -139,6 +153,14 @@ pub(crate) const fn tracepoint(target: &'static str, program: &'static str) -> A
     }
 }
 
+pub(crate) const fn kprobe(target: &'static str, program: &'static str) -> Attachment {
+    Attachment {
+        kind: Kind::Kprobe,
+        target,
+        program,
+    }
+}
+
 /// Every hook that tracing uses, in the order in which they are attached: what forgets comes first, then
 /// what announces, and the net last, so that no event is called late because premod was starting.
 pub const HOOKS: &[Hook] = &[
@@ -146,10 +168,12 @@ pub const HOOKS: &[Hook] = &[
         sees: "eviction of inodes",
         ways: &[
             lsm("inode_free_security", "lsm_inode_free_security"),
+            kprobe("security_inode_free", "kprobe_inode_free_security"),
             fentry("security_inode_free", "fentry_inode_free_security"),
         ],
         cost: "the map of inodes would grow without bound",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
@@ -157,6 +181,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("vfs_rename", "vfs_rename")],
         cost: "files renamed into a traced directory would be missed, and paths would be those of before",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
@@ -164,6 +189,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("vfs_link", "vfs_link")],
         cost: "files linked into a traced directory that lose their old name would be missed",
         essential: true,
+        decides: true,
         when: When::Scoped,
     },
     Hook {
@@ -171,6 +197,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fentry("vfs_dedupe_file_range_one", "dedupe_begins")],
         cost: "it is reported as a write, though no byte changes",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
@@ -178,126 +205,177 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("vfs_dedupe_file_range_one", "dedupe_ends")],
         cost: "a write after a deduplication that failed could be taken for part of it",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
         sees: "fsync, fdatasync, msync",
-        ways: &[fentry("vfs_fsync_range", "vfs_fsync_range")],
+        ways: &[
+            kprobe("vfs_fsync_range", "kprobe_vfs_fsync_range"),
+            fentry("vfs_fsync_range", "vfs_fsync_range"),
+        ],
         cost: "changes that leave no dirty page would be announced once only",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "fsync on ext4, xfs and most others, where the above is inlined",
-        ways: &[fentry(
-            "file_write_and_wait_range",
-            "file_write_and_wait_range",
-        )],
+        ways: &[
+            kprobe(
+                "file_write_and_wait_range",
+                "kprobe_file_write_and_wait_range",
+            ),
+            fentry("file_write_and_wait_range", "file_write_and_wait_range"),
+        ],
         cost: "changes that leave no dirty page would be announced once per --period only",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "fsync on btrfs, where the above is inlined",
-        ways: &[fentry(
-            "file_check_and_advance_wb_err",
-            "file_check_and_advance_wb_err",
-        )],
+        ways: &[
+            kprobe(
+                "file_check_and_advance_wb_err",
+                "kprobe_file_check_and_advance_wb_err",
+            ),
+            fentry(
+                "file_check_and_advance_wb_err",
+                "file_check_and_advance_wb_err",
+            ),
+        ],
         cost: "changes that leave no dirty page would be announced once per --period only",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "sync, syncfs",
-        ways: &[fentry("sync_inodes_sb", "sync_inodes_sb")],
+        ways: &[
+            kprobe("sync_inodes_sb", "kprobe_sync_inodes_sb"),
+            fentry("sync_inodes_sb", "sync_inodes_sb"),
+        ],
         cost: "changes that leave no dirty page would not be announced again before an fsync",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "fallocate, MADV_REMOVE",
-        ways: &[fentry("vfs_fallocate", "vfs_fallocate")],
+        ways: &[
+            kprobe("vfs_fallocate", "kprobe_vfs_fallocate"),
+            fentry("vfs_fallocate", "vfs_fallocate"),
+        ],
         cost: "they would be missed",
         essential: true,
-        when: When::Always,
-    },
-    Hook {
-        sees: "fallocate, where the kernel skips the program above",
-        ways: &[fentry("vfs_fallocate", "vfs_fallocate_again")],
-        cost: "one for which the kernel skips the program above is missed",
-        essential: false,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "reflinks",
-        ways: &[fentry("vfs_clone_file_range", "vfs_clone_file_range")],
+        ways: &[
+            kprobe("vfs_clone_file_range", "kprobe_vfs_clone_file_range"),
+            fentry("vfs_clone_file_range", "vfs_clone_file_range"),
+        ],
         cost: "they are reported as op write",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "reflinks again, overlayfs's among them; on 6.12 and later also XFS's exchange of ranges",
         ways: &[
+            kprobe("remap_verify_area", "kprobe_remap_verify_area"),
             fentry("remap_verify_area", "remap_verify_area"),
             fentry("do_clone_file_range", "do_clone_file_range"),
         ],
         cost: "reflinks by overlayfs, and XFS's exchange of ranges, would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "copy_file_range",
-        ways: &[fentry("vfs_copy_file_range", "vfs_copy_file_range")],
+        ways: &[
+            kprobe("vfs_copy_file_range", "kprobe_vfs_copy_file_range"),
+            fentry("vfs_copy_file_range", "vfs_copy_file_range"),
+        ],
         cost: "it is reported as op write",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
         sees: "ioctls that exchange the blocks of two files",
-        ways: &[fentry("security_file_ioctl", "security_file_ioctl")],
+        ways: &[
+            kprobe("security_file_ioctl", "kprobe_security_file_ioctl"),
+            fentry("security_file_ioctl", "security_file_ioctl"),
+        ],
         cost: "EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT and XFS_IOC_SWAPEXT would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "the same, from programs of 32 bits",
-        ways: &[fentry(
-            "security_file_ioctl_compat",
-            "security_file_ioctl_compat",
-        )],
+        ways: &[
+            kprobe(
+                "security_file_ioctl_compat",
+                "kprobe_security_file_ioctl_compat",
+            ),
+            fentry("security_file_ioctl_compat", "security_file_ioctl_compat"),
+        ],
         cost: "EXT4_IOC_MOVE_EXT by programs of 32 bits would be missed",
         essential: false,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "the two files of such an ioctl",
-        ways: &[fentry("lock_two_nondirectories", "lock_two_nondirectories")],
+        ways: &[
+            kprobe("lock_two_nondirectories", "kprobe_lock_two_nondirectories"),
+            fentry("lock_two_nondirectories", "lock_two_nondirectories"),
+        ],
         cost: "EXT4_IOC_MOVE_EXT, EXT4_IOC_SWAP_BOOT and XFS_IOC_SWAPEXT would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "the write family, under the inode lock",
-        ways: &[fentry("generic_write_checks", "generic_write_checks")],
+        ways: &[
+            kprobe("generic_write_checks", "kprobe_generic_write_checks"),
+            fentry("generic_write_checks", "generic_write_checks"),
+        ],
         cost: "writes would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "direct writes, again or for the first time",
-        ways: &[fentry("kiocb_invalidate_pages", "kiocb_invalidate_pages")],
+        ways: &[
+            kprobe("kiocb_invalidate_pages", "kprobe_kiocb_invalidate_pages"),
+            fentry("kiocb_invalidate_pages", "kiocb_invalidate_pages"),
+        ],
         cost: "a direct write to a file that has dirty pages would be missed if they are written back before it",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "encoded writes of btrfs, under the inode lock",
-        ways: &[fentry(
-            "generic_write_checks_count",
-            "generic_write_checks_count",
-        )],
+        ways: &[
+            kprobe(
+                "generic_write_checks_count",
+                "kprobe_generic_write_checks_count",
+            ),
+            fentry("generic_write_checks_count", "generic_write_checks_count"),
+        ],
         cost: "encoded writes are missed",
         essential: false,
+        decides: true,
         when: When::Always,
     },
     Hook {
@@ -305,6 +383,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fentry("folio_wait_stable", "folio_wait_stable")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
@@ -312,6 +391,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("folio_wait_stable", "folio_is_stable")],
         cost: "a write whose file becomes clean meanwhile is announced late",
         essential: false,
+        decides: false,
         when: When::StablePages,
     },
     Hook {
@@ -319,6 +399,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("filemap_add_folio", "filemap_add_folio")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
@@ -326,6 +407,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[fexit("pagecache_get_page", "pagecache_get_page")],
         cost: "a write that goes on after its file became clean is announced late",
         essential: false,
+        decides: false,
         when: When::Btrfs,
     },
     Hook {
@@ -336,6 +418,7 @@ pub const HOOKS: &[Hook] = &[
         ],
         cost: "truncate is reported with a path inside of its filesystem",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
@@ -346,27 +429,40 @@ pub const HOOKS: &[Hook] = &[
         ],
         cost: "none on kernels before 6.2",
         essential: false,
+        decides: false,
         when: When::Always,
     },
     Hook {
         sees: "every change of size, again",
-        ways: &[fentry("notify_change", "notify_change")],
+        ways: &[
+            kprobe("notify_change", "kprobe_notify_change"),
+            fentry("notify_change", "notify_change"),
+        ],
         cost: "truncates would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "stores through shared mappings",
-        ways: &[fentry("do_page_mkwrite", "do_page_mkwrite")],
+        ways: &[
+            kprobe("do_page_mkwrite", "kprobe_do_page_mkwrite"),
+            fentry("do_page_mkwrite", "do_page_mkwrite"),
+        ],
         cost: "stores through mappings would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "stores through shared mappings of DAX files",
-        ways: &[fentry("dax_iomap_fault", "dax_iomap_fault")],
+        ways: &[
+            kprobe("dax_iomap_fault", "kprobe_dax_iomap_fault"),
+            fentry("dax_iomap_fault", "dax_iomap_fault"),
+        ],
         cost: "stores to DAX files are announced late",
         essential: false,
+        decides: true,
         when: When::Always,
     },
     Hook {
@@ -374,16 +470,18 @@ pub const HOOKS: &[Hook] = &[
         ways: &[tracepoint("writeback_dirty_folio", "writeback_dirty_folio")],
         cost: "changes that no other hook sees would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
     Hook {
         sees: "inodes that become dirty (the net, for DAX)",
-        ways: &[tracepoint(
-            "writeback_mark_inode_dirty",
-            "writeback_mark_inode_dirty",
-        )],
+        ways: &[
+            kprobe("__mark_inode_dirty", "kprobe_mark_inode_dirty"),
+            tracepoint("writeback_mark_inode_dirty", "writeback_mark_inode_dirty"),
+        ],
         cost: "stores to DAX files would be missed",
         essential: true,
+        decides: true,
         when: When::Always,
     },
 ];
@@ -395,6 +493,11 @@ impl Hook {
         let exists = |way: &&Attachment| match way.kind {
             Kind::Lsm => environment.bpf_lsm_is_active() && btf.has_function(&way.type_name()),
             Kind::Fentry | Kind::Fexit => btf.has_function(&way.type_name()),
+            Kind::Kprobe => {
+                environment.preemption.is_anywhere()
+                    && btf.has_function(&way.type_name())
+                    && btf.has_function("bpf_rdonly_cast")
+            }
             // A tracepoint's type has no entry of its own that all kernels spell alike; the load tells.
             Kind::Tracepoint => true,
         };
@@ -457,6 +560,7 @@ fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(),
         Program::FEntry(program) => program.attach().map(drop),
         Program::FExit(program) => program.attach().map(drop),
         Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::KProbe(program) => program.attach(target, 0).map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -467,6 +571,7 @@ fn load(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramErr
         Program::FEntry(program) => program.load(target, btf),
         Program::FExit(program) => program.load(target, btf),
         Program::BtfTracePoint(program) => program.load(target, btf),
+        Program::KProbe(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

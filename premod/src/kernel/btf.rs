@@ -230,6 +230,18 @@ impl Btf {
         aya::Btf::parse(&bytes, Endianness::default())
     }
 
+    /// Number of a function's type; `None` if there is no such function.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.named(&self.functions, name)
+    }
+
+    /// Number of a structure's or union's type; `None` if there is no such structure.
+    #[must_use]
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.named(&self.structures, name)
+    }
+
     /// How many arguments a function has; `None` if there is no such function.
     #[must_use]
     pub fn arguments(&self, function: &str) -> Option<usize> {

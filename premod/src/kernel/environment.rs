@@ -16,16 +16,111 @@ pub struct Environment {
     pub stable_pages: bool,
     /// btrfs is built in, or its module is loaded (`/proc/filesystems`).
     pub btrfs: bool,
+    /// Whether it takes the CPU from tasks that run in it.
+    pub preemption: Preemption,
+}
+
+/// Whether the kernel takes the CPU from a task that runs in it. If it does so inside of one of our programs, every other
+/// task on that CPU skips that program until the first one goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preemption {
+    /// It never does (`preempt=none`, `preempt=voluntary`).
+    Never,
+    /// For real-time tasks, and if the task stays in the kernel for longer than a tick (`preempt=lazy`).
+    Rarely,
+    /// At the end of any slice (`preempt=full`; `preempt=lazy` with a timer that ends slices in time).
+    Anywhere,
+    /// There is no way to know.
+    Unknown,
+}
+
+impl Preemption {
+    /// Whether programs have to be ones that are never skipped.
+    #[must_use]
+    pub fn is_anywhere(self) -> bool {
+        matches!(self, Self::Anywhere | Self::Unknown)
+    }
+
+    /// In words, with what follows from it.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Never => "never: fentry decides",
+            Self::Rarely => "rarely: fentry decides, and what the kernel skips is reported as lost",
+            Self::Anywhere => "anywhere: kprobes decide, which cost more and are never skipped",
+            Self::Unknown => "not known: kprobes decide, which cost more and are never skipped",
+        }
+    }
+
+    /// Asks the kernel, as far as it was built to tell, or else how it was built and booted.
+    fn gather(version: &str, release: &str) -> Self {
+        let read = |path: &str| fs::read_to_string(path).ok();
+        let scheduler = |file| read(&format!("/sys/kernel/debug/sched/{file}"));
+        let booted = || {
+            let command_line = read("/proc/cmdline")?;
+            let parameter = command_line
+                .split_ascii_whitespace()
+                .filter_map(|word| word.strip_prefix("preempt="))
+                .next_back()?;
+            Some(parameter.to_owned())
+        };
+        let built = || {
+            read(&format!("/boot/config-{release}"))
+                .or_else(|| read(&format!("/lib/modules/{release}/config")))
+                .and_then(|configuration| built_with(&configuration))
+        };
+        if !version.split(' ').any(|word| word.starts_with("PREEMPT")) {
+            return Self::Never;
+        }
+        let mode = scheduler("preempt")
+            .and_then(|modes| between(&modes, '(', ')'))
+            .or_else(booted)
+            .or_else(built);
+        Self::of(mode.as_deref(), scheduler("features").as_deref())
+    }
+
+    /// By the mode and the scheduler's features.
+    fn of(mode: Option<&str>, features: Option<&str>) -> Self {
+        match (mode, features) {
+            (Some("none" | "voluntary"), _) => Self::Never,
+            (Some("full"), _) => Self::Anywhere,
+            (Some("lazy"), Some(features)) => {
+                // Ends a slice when it is over, and not with the next tick.
+                if features
+                    .split_ascii_whitespace()
+                    .any(|name| name == "HRTICK")
+                {
+                    Self::Anywhere
+                } else {
+                    Self::Rarely
+                }
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The mode that a kernel has unless it is told otherwise, as its configuration says.
+fn built_with(configuration: &str) -> Option<String> {
+    let modes = [
+        ("CONFIG_PREEMPT_NONE=y", "none"),
+        ("CONFIG_PREEMPT_VOLUNTARY=y", "voluntary"),
+        ("CONFIG_PREEMPT_LAZY=y", "lazy"),
+        ("CONFIG_PREEMPT=y", "full"),
+    ];
+    let is_set = |option| configuration.lines().any(|line| line == option);
+    let (_, mode) = modes.into_iter().find(|&(option, _)| is_set(option))?;
+    Some(mode.to_owned())
 }
 
 impl Environment {
     /// Reads them.
     #[must_use]
     pub fn gather() -> Self {
-        let release = rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned();
+        let names = rustix::system::uname();
+        let release = names.release().to_string_lossy().into_owned();
+        let preemption = Preemption::gather(&names.version().to_string_lossy(), &release);
         Self {
             release,
             lsms: fs::read_to_string("/sys/kernel/security/lsm")
@@ -33,11 +128,12 @@ impl Environment {
                 .map(|list| lsm_list(&list)),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
                 .ok()
-                .and_then(|modes| active_mode(&modes)),
+                .and_then(|modes| between(&modes, '[', ']')),
             stable_pages: some_disk_is_stable(Path::new("/sys/block")),
             // If there is no way to know: what is hooked in vain costs something, what is missed costs more.
             btrfs: fs::read_to_string("/proc/filesystems")
                 .map_or(true, |list| knows(&list, "btrfs")),
+            preemption,
         }
     }
 
@@ -80,10 +176,10 @@ fn lsm_list(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// `none [integrity] confidentiality` -> `integrity`
-fn active_mode(modes: &str) -> Option<String> {
-    let (_, rest) = modes.split_once('[')?;
-    rest.split_once(']').map(|(mode, _)| mode.to_owned())
+/// The active one in a list such as `none [integrity] confidentiality`.
+fn between(modes: &str, opening: char, closing: char) -> Option<String> {
+    let (_, rest) = modes.split_once(opening)?;
+    rest.split_once(closing).map(|(mode, _)| mode.to_owned())
 }
 
 #[cfg(test)]
@@ -97,10 +193,34 @@ mod tests {
         let list = "nodev\tsysfs\n\text4\n\tbtrfs\n";
         assert!(knows(list, "btrfs") && knows(list, "sysfs") && !knows(list, "xfs"));
         assert_eq!(
-            active_mode("none [integrity] confidentiality\n").as_deref(),
+            between("none [integrity] confidentiality\n", '[', ']').as_deref(),
             Some("integrity")
         );
-        assert_eq!(active_mode("none\n"), None);
+        assert_eq!(between("none\n", '[', ']'), None);
+    }
+
+    #[test]
+    fn preemption_is_known_from_its_mode_and_the_timer_of_slices() {
+        let modes = "none voluntary full (lazy) \n";
+        let mode = between(modes, '(', ')').unwrap();
+        let of = |mode, features| Preemption::of(Some(mode), features);
+        assert_eq!(of(&mode, Some("NO_HRTICK HRTICK_DL\n")), Preemption::Rarely);
+        assert_eq!(of(&mode, Some("HRTICK HRTICK_DL\n")), Preemption::Anywhere);
+        assert_eq!(of(&mode, None), Preemption::Unknown);
+        assert_eq!(of("voluntary", None), Preemption::Never);
+        assert_eq!(of("full", None), Preemption::Anywhere);
+        assert_eq!(Preemption::of(None, None), Preemption::Unknown);
+    }
+
+    #[test]
+    fn a_configuration_names_the_mode() {
+        let with = |line: &str| built_with(&format!("CONFIG_PREEMPT_BUILD=y\n{line}\n"));
+        assert_eq!(
+            with("CONFIG_PREEMPT_VOLUNTARY=y").as_deref(),
+            Some("voluntary")
+        );
+        assert_eq!(with("CONFIG_PREEMPT_LAZY=y").as_deref(), Some("lazy"));
+        assert_eq!(with("# CONFIG_PREEMPT is not set"), None);
     }
 
     #[test]
@@ -111,6 +231,7 @@ mod tests {
             lockdown: Some(mode.to_owned()),
             stable_pages: false,
             btrfs: false,
+            preemption: Preemption::Never,
         };
         assert!(with("confidentiality").lockdown_forbids());
         assert!(!with("integrity").lockdown_forbids());

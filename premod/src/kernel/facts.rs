@@ -86,7 +86,7 @@ struct Offset {
     /// In the spellings of different kernels, between `|`.
     member: &'static str,
     /// Where it goes.
-    field: fn(&mut Facts) -> &mut u32,
+    field: Field,
     /// What does not work without it.
     cost: &'static str,
 }
@@ -228,6 +228,20 @@ const OFFSETS: &[Offset] = &[
     offset!(pt_regs, "si", pt_regs_si, FREEZING),
 ];
 
+/// Where a fact goes.
+type Field = fn(&mut Facts) -> &mut u32;
+
+/// Structures whose types programs name to the kernel, each with the field that the type's number goes to.
+const TYPES: &[(&str, Field)] = &[
+    ("file", |facts| &mut facts.type_file),
+    ("kiocb", |facts| &mut facts.type_kiocb),
+    ("iov_iter", |facts| &mut facts.type_iov_iter),
+    ("inode", |facts| &mut facts.type_inode),
+    ("dentry", |facts| &mut facts.type_dentry),
+    ("iattr", |facts| &mut facts.type_iattr),
+    ("vm_fault", |facts| &mut facts.type_vm_fault),
+];
+
 /// Collects all facts that can be had without asking the kernel to run anything.
 #[must_use]
 pub fn gather(btf: &Btf) -> FactTable {
@@ -298,6 +312,10 @@ pub fn gather(btf: &Btf) -> FactTable {
         essential: false,
     });
 
+    facts.bpf_rdonly_cast = btf.function("bpf_rdonly_cast").unwrap_or(0);
+    for (structure, place) in TYPES {
+        *place(&mut facts) = btf.structure(structure).unwrap_or(0);
+    }
     facts.page_shift = rustix::param::page_size().trailing_zeros();
     facts.o_direct = libc::O_DIRECT as u32;
     FactTable { facts, list }

@@ -12,6 +12,10 @@ const INSTRUCTION: usize = 8;
 const LOADS: [u8; 4] = [0x61, 0x69, 0x71, 0x79];
 /// `BPF_ALU | BPF_MOV | BPF_K`: a number into the lower half of a register.
 const MOVE: u8 = 0xb4;
+/// `BPF_JMP | BPF_CALL`.
+const CALL: u8 = 0x85;
+/// What is called is a function of the kernel's own (`BPF_PSEUDO_KFUNC_CALL`), in the upper half of the registers.
+const KERNEL_FUNCTION: u8 = 2 << 4;
 
 /// The object with the facts in the places of their marks.
 ///
@@ -72,6 +76,7 @@ fn relocate(instruction: &mut [u8], facts: &[u32]) -> Result<(), Error> {
         facts.get(index).copied()
     };
     let (operation, offset) = (instruction[0], [instruction[2], instruction[3]]);
+    let number = i32::from_le_bytes([4, 5, 6, 7].map(|byte| instruction[byte]));
     if LOADS.contains(&operation) {
         let place = i16::from_le_bytes(offset).into();
         if let Some(offset) = fact(place, mark::OFFSET) {
@@ -81,10 +86,14 @@ fn relocate(instruction: &mut [u8], facts: &[u32]) -> Result<(), Error> {
             instruction[2..4].copy_from_slice(&offset.to_le_bytes());
         }
     } else if operation == MOVE {
-        let number = [4, 5, 6, 7].map(|byte| instruction[byte]);
-        if let Some(value) = fact(i32::from_le_bytes(number), mark::VALUE) {
+        if let Some(value) = fact(number, mark::VALUE) {
             instruction[4..].copy_from_slice(&value.to_le_bytes());
         }
+    } else if operation == CALL
+        && let Some(function) = fact(number, mark::CALL)
+    {
+        instruction[1] = KERNEL_FUNCTION;
+        instruction[4..].copy_from_slice(&function.to_le_bytes());
     }
     Ok(())
 }
@@ -111,6 +120,11 @@ mod tests {
             relocated([0xb4, 3, 0, 0, 2, 0, 0xc7, 0x7a], &facts),
             Some([0xb4, 3, 0, 0, 3, 2, 1, 0x80])
         );
+        // Call the third fact.
+        assert_eq!(
+            relocated([0x85, 0, 0, 0, 2, 0, 0xa1, 0x7c], &facts),
+            Some([0x85, 0x20, 0, 0, 3, 2, 1, 0x80])
+        );
     }
 
     #[test]
@@ -122,6 +136,9 @@ mod tests {
             // There is no third fact.
             [0x79, 0x21, 2, 0x70, 0, 0, 0, 0],
             [0xb4, 3, 0, 0, 2, 0, 0xc7, 0x7a],
+            // Call helper 7, and another function of the object.
+            [0x85, 0, 0, 0, 7, 0, 0, 0],
+            [0x85, 0x10, 0, 0, 0xff, 0xff, 0xff, 0xff],
             // w3 = 7
             [0xb4, 3, 0, 0, 7, 0, 0, 0],
             // *(u64 *)(r1 + the first fact) = r2: nothing of the kernel's is written.

@@ -17,7 +17,7 @@ use crate::{
     error::Error,
     events::{Decoder, Duplicates, Losses, Skippable},
     kernel::{
-        attach::{self, Attachment, HOOKS, Hook, Kind},
+        attach::{self, Attachment, HOOKS, Hook},
         btf::Btf,
         caps,
         enrol::{self, Enroller},
@@ -238,11 +238,11 @@ fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
     T::try_from(map).map_err(|error| Error::kernel("cannot use a BPF map", &error))
 }
 
-/// The programs that the kernel may skip, with descriptors of their own for reading their counters.
+/// The programs that the kernel must not skip, with descriptors of their own for reading their counters.
 fn skippable(ebpf: &Ebpf, attached: &[Attachment]) -> Result<Vec<Skippable>, Error> {
     attached
         .iter()
-        .filter(|way| way.kind != Kind::Lsm)
+        .filter(|way| way.loses_when_skipped())
         .filter_map(|way| Some((way, ebpf.program(way.program)?)))
         .map(|(way, program)| {
             use std::os::fd::AsFd;

@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use premod::kernel::environment::{Environment, Preemption};
 use serde_json::json;
 
 use crate::{freeze, trace::Trace};
@@ -40,6 +41,8 @@ pub(crate) enum Boots {
     OldestAndNewest,
     /// What does not depend on the kernel, such as how the command line deals with events: on one.
     One,
+    /// What depends on how the kernel preempts: on every boot, and on one that preempts tasks which run in the kernel.
+    Preempted,
 }
 
 impl Boots {
@@ -49,6 +52,7 @@ impl Boots {
             Self::Every => "every",
             Self::OldestAndNewest => "oldest-and-newest",
             Self::One => "one",
+            Self::Preempted => "preempted",
         }
     }
 
@@ -136,9 +140,16 @@ pub(crate) fn has_lsm() -> bool {
     std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off")
 }
 
-/// Whether the kernel preempts a task wherever it is (`PREEMPT_LAZY`), not only where it offers to be.
+/// Whether the kernel preempts a task wherever it is, for one of real time at least, not only where it offers to be.
 pub(crate) fn preempts_everywhere() -> bool {
-    kernel_at_least(6, 13)
+    preemption() != Preemption::Never
+}
+
+/// Whether the kernel takes the CPU from tasks that run in it.
+pub(crate) fn preemption() -> Preemption {
+    let preemption = Environment::gather().preemption;
+    assert_ne!(preemption, Preemption::Unknown, "the guest's kernel tells");
+    preemption
 }
 
 /// Whether the kernel is of this series or a later one.

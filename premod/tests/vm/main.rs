@@ -20,6 +20,7 @@ mod races;
 mod refusals;
 mod shell;
 mod silence;
+mod skips;
 mod spin;
 mod tools;
 mod trace;
@@ -39,6 +40,7 @@ fn tests() -> Vec<Test> {
         &coverage::tests(),
         &freeze::tests(),
         races::TESTS,
+        skips::TESTS,
         command::TESTS,
         shell::TESTS,
         diagnosis::TESTS,

@@ -5,15 +5,13 @@ use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::{
-    harness::{self, Check, Place},
+    harness::{Check, Place},
     spin::{self, Gap, Report},
     tests,
     trace::Trace,
@@ -32,7 +30,6 @@ tests! {
     Shared a_store_whose_file_becomes_clean_within_its_fault_is_announced_again,
     Shared a_change_between_the_net_and_the_mark_is_covered_by_an_event,
     Shared an_inode_number_used_again_is_announced_on_its_own,
-    Shared a_skipped_program_is_reported_as_lost,
     Alone a_buffer_that_is_full_for_two_writers_loses_one_event,
 }
 
@@ -69,7 +66,7 @@ fn again(file: &File) -> File {
 }
 
 /// The events about an open file, however their hook knew its path.
-fn about(events: &[Value], file: &File, place: &Place) -> Vec<Value> {
+pub(crate) fn about(events: &[Value], file: &File, place: &Place) -> Vec<Value> {
     let number = file.metadata().expect("fstat").ino();
     let mut found = events.to_vec();
     found.retain(|event| {
@@ -83,7 +80,7 @@ fn about(events: &[Value], file: &File, place: &Place) -> Vec<Value> {
 }
 
 /// The only event about a file, which has to be before its change.
-fn only(events: &[Value], file: &File, place: &Place) -> Value {
+pub(crate) fn only(events: &[Value], file: &File, place: &Place) -> Value {
     let found = about(events, file, place);
     let [event] = &found[..] else {
         panic!("not one event but {found:?}");
@@ -256,7 +253,7 @@ fn during_fsync(place: &Place, change: fn(&File), op: &'static str) -> Check {
 }
 
 /// A file that is mapped, stored to before, and clean.
-fn mapped_file(path: &Path) -> (File, Mapping) {
+pub(crate) fn mapped_file(path: &Path) -> (File, Mapping) {
     let file = long_file(path);
     file.write_all_at(&[b'0'; 4096], FAR).expect("room");
     let mut mapping = Mapping::shared(&file, 2 * FAR as usize);
@@ -384,60 +381,7 @@ fn an_inode_number_used_again_is_announced_on_its_own(place: &Place) -> Check {
     })
 }
 
-/// Hazard 7: on one CPU, a task preempts another one inside of premod's program, and the kernel skips the
-/// program for it. The skip is reported as lost, and the net announces the store.
-fn a_skipped_program_is_reported_as_lost(place: &Place) -> Check {
-    let (held_file, mut held_mapping) = mapped_file(&place.file("held"));
-    let (file, mut mapping) = mapped_file(&place.file("data"));
-    let place = place.clone();
-    Box::new(move |trace| {
-        let skipped = trace.skipped();
-        let mut open = spin::open(Gap::Announcing);
-        let (go, wait) = mpsc::channel();
-        let second = thread::spawn(move || {
-            spin::run_on(&[spin::VICTIMS_CPU]);
-            spin::run_first();
-            wait.recv().expect("the test lets it go");
-            mapping.store(0, b'2');
-            now()
-        });
-        let held = open.hold(move || held_mapping.store(0, b'2'));
-        go.send(()).expect("the other thread");
-        thread::sleep(Duration::from_millis(20));
-        let ((), report) = held.release();
-        let preempted = second.join().expect("the other thread") < report.left;
-        // Debian's 6.1 and 6.12 preempt only where the kernel offers it, the later ones everywhere.
-        assert_eq!(preempted, harness::preempts_everywhere(), "{report:?}");
-        let mut events = trace.events();
-        only(&events, &held_file, &place);
-        if !preempted {
-            only(&events, &file, &place);
-            return;
-        }
-        events = about(&events, &file, &place);
-        assert_eq!(events.len(), 1, "{events:?}");
-        assert_eq!(events[0]["pre"], false, "{events:?}");
-        // Twice a second premod asks the kernel.
-        for _ in 0..100 {
-            if trace.skipped() > skipped {
-                break;
-            }
-            thread::sleep(Duration::from_millis(20));
-            trace.events();
-        }
-        assert!(trace.skipped() > skipped, "premod did not notice the skip");
-        assert!(
-            trace
-                .skips
-                .iter()
-                .any(|skip| skip["hook"] == "do_page_mkwrite"),
-            "{:?}",
-            trace.skips
-        );
-    })
-}
-
-/// Hazard 8: two writers touch a file while the buffer is full. Neither's announcement gets through; it is
+/// Hazard 7: two writers touch a file while the buffer is full. Neither's announcement gets through; it is
 /// lost once, and the next touch repeats it once.
 fn a_buffer_that_is_full_for_two_writers_loses_one_event(place: &Place) {
     const FILES: u64 = 100;

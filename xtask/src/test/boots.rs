@@ -11,9 +11,11 @@ pub(crate) enum Boots {
     OldestAndNewest,
     /// What does not depend on it.
     One,
+    /// What depends on how the kernel preempts, beyond what every boot shows.
+    Preempted,
 }
 
-use Boots::{Every, OldestAndNewest, One};
+use Boots::{Every, OldestAndNewest, One, Preempted};
 
 impl Boots {
     /// How the test program calls it.
@@ -22,6 +24,7 @@ impl Boots {
             Every => "every",
             OldestAndNewest => "oldest-and-newest",
             One => "one",
+            Preempted => "preempted",
         }
     }
 }
@@ -32,36 +35,49 @@ pub(crate) struct Kind {
     pub(crate) series: &'static str,
     /// Whether bpf is among its security modules.
     pub(crate) bpf_lsm: bool,
+    /// How it preempts tasks (`preempt=`), if not as it was built to.
+    pub(crate) preempt: Option<&'static str>,
     /// What this boot is among.
     among: &'static [Boots],
 }
 
 /// All boots of a whole run.
-pub(crate) const KINDS: [Kind; 5] = [
+pub(crate) const KINDS: [Kind; 6] = [
     Kind {
         series: "6.1",
         bpf_lsm: true,
-        among: &[Every, OldestAndNewest],
+        preempt: None,
+        among: &[Every, OldestAndNewest, Preempted],
     },
     Kind {
         series: "6.12",
         bpf_lsm: true,
-        among: &[Every, One],
+        preempt: None,
+        among: &[Every, One, Preempted],
     },
     Kind {
         series: "6.12",
         bpf_lsm: false,
-        among: &[Every],
+        preempt: None,
+        among: &[Every, Preempted],
+    },
+    Kind {
+        series: "6.12",
+        bpf_lsm: true,
+        preempt: Some("full"),
+        among: &[Preempted],
     },
     Kind {
         series: "6.18",
         bpf_lsm: true,
-        among: &[Every],
+        preempt: None,
+        among: &[Every, Preempted],
     },
     Kind {
         series: "7",
         bpf_lsm: true,
-        among: &[Every, OldestAndNewest],
+        preempt: None,
+        among: &[Every, OldestAndNewest, Preempted],
     },
 ];
 
@@ -69,7 +85,8 @@ impl Kind {
     /// The name of its column.
     pub(crate) fn place(&self) -> String {
         let lsm = if self.bpf_lsm { "" } else { "-nolsm" };
-        format!("{}{lsm}", self.series)
+        let preempt = self.preempt.map(|mode| format!("-preempt-{mode}"));
+        format!("{}{lsm}{}", self.series, preempt.unwrap_or_default())
     }
 
     /// What `PREMOD_BOOTS` says to the test program. With `all`, what depends on the kernel runs on this one, too,
@@ -85,13 +102,19 @@ impl Kind {
             Every => 2,
             One => 3,
             OldestAndNewest => 7,
+            Preempted => 1,
         };
         self.among(all).into_iter().map(size).sum()
     }
 
+    /// Whether it has the core, and is not for a few tests only.
+    fn is_whole(&self) -> bool {
+        self.among.contains(&Every)
+    }
+
     fn among(&self, all: bool) -> Vec<Boots> {
         let mut among = self.among.to_vec();
-        if all && !among.contains(&OldestAndNewest) {
+        if all && self.is_whole() && !among.contains(&OldestAndNewest) {
             among.push(OldestAndNewest);
         }
         among
@@ -103,8 +126,16 @@ pub(crate) fn left_out(rows: &[Row]) -> Option<String> {
     let mut places: Vec<(&str, usize)> = Vec::new();
     let depends = |row: &&Row| row.reason.as_deref() == Some(OldestAndNewest.word());
     let left_out = rows.iter().filter(|row| row.verdict == Verdict::LeftOut);
+    let is_whole = |place| {
+        KINDS
+            .iter()
+            .any(|kind| kind.is_whole() && kind.place() == place)
+    };
     for row in left_out.filter(depends) {
         let place = row.place.as_deref().unwrap_or_default();
+        if !is_whole(place) {
+            continue;
+        }
         match places.iter_mut().find(|(known, _)| *known == place) {
             Some((_, count)) => *count += 1,
             None => places.push((place, 1)),
@@ -154,8 +185,15 @@ mod tests {
         let [oldest, .., newest] = SERIES;
         assert!(on(oldest, OldestAndNewest) && on(newest, OldestAndNewest));
         assert!(SERIES.iter().any(|series| on(series, One)));
-        assert_eq!(KINDS[1].words(false), "every,one");
-        assert_eq!(KINDS[1].words(true), "every,one,oldest-and-newest");
+        assert_eq!(KINDS[1].words(false), "every,one,preempted");
+        assert_eq!(
+            KINDS[1].words(true),
+            "every,one,preempted,oldest-and-newest"
+        );
+        let preempts = |kind: &&Kind| kind.preempt.is_some();
+        let kind = KINDS.iter().find(preempts).unwrap();
+        assert_eq!(kind.place(), "6.12-preempt-full");
+        assert_eq!(kind.words(true), "preempted");
     }
 
     #[test]

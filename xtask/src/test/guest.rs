@@ -45,12 +45,14 @@ impl Boot<'_> {
             ("PREMOD_BOOTS", &among),
             ("RUST_BACKTRACE", "0"),
         ];
+        let mut append = vec![PERSISTENT.to_owned()];
+        append.extend(self.kind.preempt.map(|mode| format!("preempt={mode}")));
         let vm = Vm {
             filesystems: TESTED.to_vec(),
             programs: self.programs.to_vec(),
             bpf_lsm: self.kind.bpf_lsm,
             memory: MEMORY,
-            append: vec![PERSISTENT.to_owned()],
+            append,
             environment: environment
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .to_vec(),
