@@ -17,7 +17,13 @@ use core::{
 
 use premod_common::event::DIRECTORIES_REMEMBERED;
 
-use crate::{atomic::compare_and_swap, kernel::read, latch::Latch, maps::fact, scratch::Located};
+use crate::{
+    atomic::compare_and_swap,
+    kernel::{read, read_u32},
+    latch::Latch,
+    maps::fact,
+    scratch::Located,
+};
 
 const SLOTS: usize = 2048;
 
@@ -157,9 +163,13 @@ pub(crate) fn keep(identity: &Identity, token: u64) {
 }
 
 /// Whether the filesystem asks, each time that a name is used, whether it still is one: others may rename directories
-/// there, and the kernel is not told.
+/// there, and the kernel is not told. The dentry's own mark counts and not the filesystem's operations: ext4 has one for
+/// names that are encrypted, and takes the mark from all others. A root keeps it, but nobody renames a root.
 #[inline(always)]
 pub(crate) fn revalidates(dentry: u64) -> bool {
-    let operations = read(dentry + u64::from(fact!(dentry_d_op)));
-    operations != 0 && read(operations + u64::from(fact!(dentry_operations_d_revalidate))) != 0
+    read_u32(dentry + u64::from(fact!(dentry_d_flags))) & DCACHE_OP_REVALIDATE != 0
+        && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry
 }
+
+/// include/linux/dcache.h, the same in all kernels since 2.6.38.
+const DCACHE_OP_REVALIDATE: u32 = 1 << 2;

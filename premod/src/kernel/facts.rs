@@ -128,13 +128,7 @@ const OFFSETS: &[Offset] = &[
     // The union that d_alias is in has lost its name in 7.x.
     offset!(dentry, "d_alias" at "d_u.d_alias|d_alias", dentry_d_alias, PATHS),
     offset!(dentry, "d_seq" at "d_seq.seqcount.sequence", dentry_d_seq, PATHS),
-    offset!(dentry, "d_op", dentry_d_op, PATHS),
-    offset!(
-        dentry_operations,
-        "d_revalidate",
-        dentry_operations_d_revalidate,
-        PATHS
-    ),
+    offset!(dentry, "d_flags", dentry_d_flags, PATHS),
     offset!(hlist_node, "next", hlist_node_next, PATHS),
     offset!(inode, "i_mode", inode_i_mode, IDENTITY),
     offset!(inode, "i_sb", inode_i_sb, IDENTITY),
