@@ -1,7 +1,7 @@
 //! Programs that the kernel skips: a task is held inside of one, another takes its CPU and changes a file.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, OpenOptionsExt},
@@ -89,13 +89,14 @@ fn ways(place: &Place) -> Vec<Way> {
             (
                 again(&file),
                 Box::new(move || {
-                    // SAFETY: open descriptors; without offsets their own ones are used.
+                    let (mut from, mut to) = (0, 0);
+                    // SAFETY: open descriptors, and offsets that live through the call.
                     let result = unsafe {
                         libc::copy_file_range(
                             source.as_raw_fd(),
-                            std::ptr::null_mut(),
+                            &raw mut from,
                             file.as_raw_fd(),
-                            std::ptr::null_mut(),
+                            &raw mut to,
                             BLOCK,
                             0,
                         )
@@ -134,7 +135,12 @@ fn a_change_is_announced_before_it_though_its_cpu_was_taken_from_a_program(place
         .into_iter()
         .enumerate()
         .map(|(number, (op, ready))| {
-            let file = |name| ready(&place.file(&format!("{name}-{number}")));
+            // Each in a directory of its own, whose path has to be told: that is where a victim is held.
+            let file = |name| {
+                let directory = place.file(&format!("{name}-{number}"));
+                fs::create_dir(&directory).expect("a new directory");
+                ready(&directory.join("file"))
+            };
             (op, file("held"), file("data"))
         })
         .collect();
