@@ -37,7 +37,6 @@ pub struct Facts {
     pub mnt_namespace_event: u32,
     pub dentry_d_parent: u32,
     pub dentry_d_name_name: u32,
-    pub dentry_d_name_len: u32,
     pub dentry_d_inode: u32,
     pub dentry_d_hash_pprev: u32,
     pub dentry_d_alias: u32,

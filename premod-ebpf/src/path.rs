@@ -6,9 +6,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_ringbuf_output,
-};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_ringbuf_output};
 use premod_common::event::{
     DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX,
     RecordKind,
@@ -75,25 +73,21 @@ pub(crate) unsafe fn begin(scratch: *mut Scratch, inode: Inode, place: Place) ->
 /// `scratch` is a taken slot; the verifier knows `dentry` as a `struct dentry`, and `mount` as a `struct vfsmount`.
 #[inline(always)]
 unsafe fn read_name(scratch: *mut Scratch, dentry: *const u8, mount: *const u8) {
-    // SAFETY: the offsets are those of members of the structures. `size` is checked against the space.
+    // SAFETY: the offsets are those of members of the structures.
     unsafe {
         let before: u32 = load!(dentry, dentry_d_seq);
         let parent: *const u8 = load!(dentry, dentry_d_parent);
         let name: u64 = load!(dentry, dentry_d_name_name);
-        let size: u32 = load!(dentry, dentry_d_name_len);
         let root: u64 = load!(mount, vfsmount_mnt_root);
-        // Its NUL byte is read too.
-        let size = size.wrapping_add(1);
-        if parent == dentry || root == dentry as u64 || before & 1 != 0 || size > NAME_SPACE as u32
-        {
+        if parent == dentry || root == dentry as u64 || before & 1 != 0 {
             return;
         }
-        let read = bpf_probe_read_kernel(
+        let written = bpf_probe_read_kernel_str(
             (&raw mut (*scratch).name).cast(),
-            size,
+            NAME_SPACE as u32,
             name as *const c_void,
         );
-        if read != 0 || before != load!(dentry, dentry_d_seq: u32) {
+        if written <= 0 || before != load!(dentry, dentry_d_seq: u32) {
             return;
         }
         let directory: *const u8 = load!(parent, dentry_d_inode);
@@ -101,7 +95,7 @@ unsafe fn read_name(scratch: *mut Scratch, dentry: *const u8, mount: *const u8) 
         (*scratch).file.parent_inode = directory.number();
         (*scratch).file.parent_generation = directory.generation().into();
         (*scratch).file.parent = parent as u64;
-        (*scratch).record.names_length = size as u16;
+        (*scratch).record.names_length = written as u16;
     }
 }
 

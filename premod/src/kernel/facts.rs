@@ -122,7 +122,6 @@ const OFFSETS: &[Offset] = &[
     offset!(mnt_namespace, "event", mnt_namespace_event, PATHS),
     offset!(dentry, "d_parent", dentry_d_parent, PATHS),
     offset!(dentry, "d_name.name", dentry_d_name_name, PATHS),
-    offset!(dentry, "d_name.len", dentry_d_name_len, PATHS),
     offset!(dentry, "d_inode", dentry_d_inode, IDENTITY),
     offset!(dentry, "d_hash.pprev", dentry_d_hash_pprev, PATHS),
     // The union that d_alias is in has lost its name in 7.x.

@@ -126,8 +126,8 @@ fn a_path_longer_than_the_kernel_takes_is_cut_and_still_reported(place: &Place) 
             panic!("{events:?}")
         };
         assert_cut(event, &whole);
-        // The leaf, and as many names of 255 bytes as fit.
-        assert_eq!(path_of(event).components().count(), 1 + 15);
+        // The leaf, and as many names of 255 bytes as fit beside it.
+        assert_eq!(path_of(event).components().count(), 1 + 16);
     })
 }
 
