@@ -8,6 +8,7 @@ mod command;
 mod coverage;
 mod detached;
 mod diagnosis;
+mod directories;
 mod first_dirty;
 mod freeze;
 mod harness;
@@ -34,6 +35,7 @@ fn tests() -> Vec<Test> {
         first_dirty::TESTS,
         silence::TESTS,
         paths::TESTS,
+        directories::TESTS,
         identity::TESTS,
         hostile::TESTS,
         accounting::TESTS,

@@ -246,12 +246,17 @@ fn without_a_path_every_filesystem_with_dirty_tracking_is_traced(place: &Place) 
 }
 
 /// A bind mount that is gone when it is dropped.
-struct BindMount(PathBuf);
+pub(crate) struct BindMount(PathBuf);
 
 impl BindMount {
-    fn new(from: &Path, at: &Path) -> Self {
+    pub(crate) fn new(from: &Path, at: &Path) -> Self {
         rustix::mount::mount_bind(from, at).expect("a bind mount");
         Self(at.to_owned())
+    }
+
+    pub(crate) fn move_to(&mut self, to: &Path) {
+        rustix::mount::mount_move(&self.0, to).expect("moving a mount");
+        self.0 = to.to_owned();
     }
 }
 
