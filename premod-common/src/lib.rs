@@ -10,3 +10,4 @@ pub mod facts;
 pub mod generation;
 pub mod guard;
 pub mod inode;
+mod step_bits;
