@@ -1,8 +1,8 @@
 //! What the kernel side counts, per CPU.
 
-/// One CPU's counters. They only grow.
+/// One CPU's counters. They only grow. Each CPU has a cache line of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Counters {
     /// Events put into the ring buffer.
     pub delivered: u64,
@@ -34,6 +34,4 @@ impl Counters {
     }
 }
 
-#[cfg(feature = "user")]
-// SAFETY: repr(C), u64 only, no padding.
-unsafe impl aya::Pod for Counters {}
+const _: () = assert!(size_of::<Counters>() == 64);

@@ -1,7 +1,7 @@
 //! The arguments of the kernel function that a program hangs on, whether by fentry, tracepoint or kprobe.
 //!
 //! The kernel skips a fentry program if another task was preempted inside of it on the same CPU. It does not preempt
-//! a task inside of a kprobe, so that those are never skipped; they cost more, and are attached where the kernel
+//! a task inside of a kprobe, so that those are not skipped for it; they cost more, and are attached where the kernel
 //! preempts tasks that run in it.
 
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext};

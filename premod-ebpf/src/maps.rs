@@ -1,7 +1,8 @@
 //! Maps and read-only data: all that the kernel side and the loader share at run time.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::generated::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -51,9 +52,9 @@ pub(crate) static DEDUPES: LruHashMap<Task, InodeAddress> = LruHashMap::with_max
 #[map]
 pub(crate) static EXCHANGES: LruHashMap<Task, u32> = LruHashMap::with_max_entries(1024, 0);
 
-/// What is counted, per CPU.
+/// What is counted, a value for each CPU: the loader sets how many there are. User space maps it.
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static COUNTERS: Array<Counters> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The answer of the enrolment hook.
 #[map]
@@ -85,7 +86,9 @@ pub(crate) fn count(what: Count) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn count_by_number(what: u64) -> u64 {
-    let Some(counters) = COUNTERS.get_ptr_mut(0) else {
+    // SAFETY: no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(counters) = COUNTERS.get_ptr_mut(cpu) else {
         return 0;
     };
     // SAFETY: the pointer comes from the map, and the fields, aligned u64, are in the order of their numbers.
@@ -100,4 +103,4 @@ extern "C" fn count_by_number(what: u64) -> u64 {
     0
 }
 
-const COUNTS: u64 = (size_of::<Counters>() / size_of::<u64>()) as u64;
+const COUNTS: u64 = Count::Late as u64 + 1;

@@ -142,6 +142,7 @@ fn attach_all(
         },
         buffer_size: rustix::param::page_size() as u32,
         inodes: TRACKED_MAX,
+        cpus: 1,
         log_level: 0,
     };
     let mut ebpf = loader.object(&setup, environment)?;

@@ -5,11 +5,11 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use aya::maps::{MapData, PerCpuArray};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 use premod_common::counters::Counters;
 
 use super::record::LostReason;
+use crate::kernel::mapped::MappedArray;
 
 /// One kind of loss since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ pub(crate) struct Skippable {
 
 /// The counters of the kernel side and of the kernel itself.
 pub(crate) struct Losses {
-    counters: PerCpuArray<MapData, Counters>,
+    counters: MappedArray<Counters>,
     lost_before: Vec<u64>,
     malformed: u64,
     programs: Vec<Skippable>,
 }
 
 impl Losses {
-    pub(crate) fn new(counters: PerCpuArray<MapData, Counters>, programs: Vec<Skippable>) -> Self {
+    pub(crate) fn new(counters: MappedArray<Counters>, programs: Vec<Skippable>) -> Self {
         Self {
             counters,
             lost_before: Vec::new(),
@@ -46,8 +46,8 @@ impl Losses {
 
     /// Sum over all CPUs.
     pub(crate) fn total(&self) -> Counters {
-        self.per_cpu()
-            .into_iter()
+        self.counters
+            .values()
             .fold(Counters::default(), Counters::plus)
     }
 
@@ -59,11 +59,7 @@ impl Losses {
     /// What premod itself and the kernel side have counted since the last look: announcements that found the ring
     /// buffer full, by CPU, and items that are none of ours.
     pub(crate) fn noticed(&mut self) -> Vec<Loss> {
-        let now: Vec<u64> = self
-            .per_cpu()
-            .into_iter()
-            .map(|counters| counters.lost)
-            .collect();
+        let now = self.counters.values().map(|counters| counters.lost);
         let mut losses = grown(&mut self.lost_before, now);
         let malformed = std::mem::take(&mut self.malformed);
         if malformed > 0 {
@@ -92,36 +88,26 @@ impl Losses {
         }
         losses
     }
-
-    /// What was counted on each CPU. If the kernel does not let us read it, that is said, and what was
-    /// counted before stays.
-    fn per_cpu(&self) -> Vec<Counters> {
-        match self.counters.get(&0, 0) {
-            Ok(values) => values.to_vec(),
-            Err(error) => {
-                tracing::error!("cannot read the loss counters: {error}");
-                Vec::new()
-            }
-        }
-    }
 }
 
-/// What was counted since the last look; nothing if it cannot be read now, and then the next look tells.
-fn grown(before: &mut Vec<u64>, now: Vec<u64>) -> Vec<Loss> {
-    if now.is_empty() {
-        return Vec::new();
+/// What was counted on each CPU since the last look.
+fn grown(before: &mut Vec<u64>, now: impl Iterator<Item = u64>) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    for (cpu, now) in now.enumerate() {
+        if cpu == before.len() {
+            before.push(0);
+        }
+        let count = now.saturating_sub(before[cpu]);
+        if count > 0 {
+            before[cpu] = now;
+            losses.push(Loss {
+                count,
+                cpu: Some(cpu as u32),
+                reason: LostReason::BufferFull,
+            });
+        }
     }
-    let before = std::mem::replace(before, now.clone());
-    now.iter()
-        .enumerate()
-        .map(|(cpu, now)| (cpu, now.saturating_sub(*before.get(cpu).unwrap_or(&0))))
-        .filter(|&(_, count)| count > 0)
-        .map(|(cpu, count)| Loss {
-            count,
-            cpu: Some(cpu as u32),
-            reason: LostReason::BufferFull,
-        })
-        .collect()
+    losses
 }
 
 /// How often the kernel has skipped a program: `bpf_prog_info.recursion_misses`, 5.12 and later. The same number
@@ -158,15 +144,10 @@ mod tests {
             reason: LostReason::BufferFull,
         };
         let mut before = Vec::new();
-        assert!(grown(&mut before, vec![0, 0]).is_empty());
-        assert_eq!(grown(&mut before, vec![1, 5]), [loss(1, 0), loss(5, 1)]);
-        assert_eq!(grown(&mut before, vec![1, 8]), [loss(3, 1)]);
-    }
-
-    #[test]
-    fn what_could_not_be_read_once_is_not_counted_twice() {
-        let mut before = vec![1, 5];
-        assert!(grown(&mut before, Vec::new()).is_empty());
-        assert!(grown(&mut before, vec![1, 5]).is_empty());
+        let mut look = |now: [u64; 2]| grown(&mut before, now.into_iter());
+        assert!(look([0, 0]).is_empty());
+        assert_eq!(look([1, 5]), [loss(1, 0), loss(5, 1)]);
+        assert_eq!(look([1, 8]), [loss(3, 1)]);
+        assert!(look([1, 8]).is_empty());
     }
 }

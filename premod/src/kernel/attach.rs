@@ -26,7 +26,8 @@ pub enum Kind {
     Fexit,
     /// A tracepoint with typed arguments.
     Tracepoint,
-    /// The entry of a kernel function, by a breakpoint or what stands for one: dearer, and never skipped.
+    /// The entry of a kernel function, by a breakpoint or what stands for one: dearer, and not skipped for the preemption
+    /// of another task inside of it.
     Kprobe,
 }
 

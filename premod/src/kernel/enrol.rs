@@ -64,6 +64,7 @@ impl Enroller {
             },
             buffer_size: rustix::param::page_size() as u32,
             inodes: 1,
+            cpus: 1,
             log_level: 0,
         };
         let mut ebpf = loader.object(&setup, environment)?;

@@ -48,8 +48,12 @@ impl Preemption {
         match self {
             Self::Never => "never: fentry decides",
             Self::Rarely => "rarely: fentry decides, and what the kernel skips is reported as lost",
-            Self::Anywhere => "anywhere: kprobes decide, which cost more and are never skipped",
-            Self::Unknown => "not known: kprobes decide, which cost more and are never skipped",
+            Self::Anywhere => {
+                "anywhere: kprobes decide, which cost more and are not skipped for that"
+            }
+            Self::Unknown => {
+                "not known: kprobes decide, which cost more and are not skipped for preemption"
+            }
         }
     }
 

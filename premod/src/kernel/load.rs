@@ -27,8 +27,24 @@ pub struct Setup {
     pub buffer_size: u32,
     /// Most inodes that can be tracked at a time.
     pub inodes: u32,
+    /// How many CPUs there may be ([`cpus`]).
+    pub cpus: u32,
     /// How much the programs themselves say.
     pub log_level: LogLevel,
+}
+
+/// How many CPUs there may be.
+///
+/// # Errors
+/// If the kernel does not tell (sysfs).
+pub fn cpus() -> Result<u32, Error> {
+    let failed = |(path, error): (_, std::io::Error)| {
+        Error::kernel(
+            format!("cannot learn from {path} how many CPUs there are"),
+            &error,
+        )
+    };
+    aya::util::nr_cpus().map(|cpus| cpus as u32).map_err(failed)
 }
 
 /// aya's loader. When it is made it reads all of the kernel's types, which takes longer than all else of a start: one
@@ -56,6 +72,7 @@ impl Loader {
         self.0
             .map_max_entries("EVENTS", setup.buffer_size)
             .map_max_entries("INODES", setup.inodes)
+            .map_max_entries("COUNTERS", setup.cpus)
             .load(&prepared(setup)?)
             .map_err(|error| explain_maps(&error, environment))
     }

@@ -9,6 +9,7 @@ pub mod enrol;
 pub mod environment;
 pub mod facts;
 pub mod load;
+pub(crate) mod mapped;
 #[cfg(test)]
 mod properties;
 pub(crate) mod relocate;

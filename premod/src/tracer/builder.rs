@@ -6,7 +6,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData, MapError, RingBuf},
 };
-use premod_common::{facts::Settings, inode::TRACKED_MAX};
+use premod_common::{counters::Counters, facts::Settings, inode::TRACKED_MAX};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{MissedTickBehavior, interval},
@@ -23,6 +23,7 @@ use crate::{
         enrol::{self, Enroller},
         environment::Environment,
         facts, load,
+        mapped::MappedArray,
     },
     mounts::Mounts,
     scope::{OVERLAY_MAGIC, Root, Scope},
@@ -177,6 +178,7 @@ impl TracerBuilder {
             },
             buffer_size: ring_size(self.buffer_size)?,
             inodes: TRACKED_MAX,
+            cpus: load::cpus()?,
             log_level: self.log_level,
         };
         let mut ebpf = loader.object(&setup, &environment)?;
@@ -192,7 +194,7 @@ impl TracerBuilder {
             None
         };
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
-        let counters = typed(take(&mut ebpf, "COUNTERS")?)?;
+        let counters = mapped(&take(&mut ebpf, "COUNTERS")?, setup.cpus)?;
 
         attach::load_ahead(&mut ebpf, &kernel_btf, &attached);
         tracing::debug!("loaded the programs");
@@ -236,6 +238,15 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
 
 fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
     T::try_from(map).map_err(|error| Error::kernel("cannot use a BPF map", &error))
+}
+
+/// The values of an array, one for each CPU.
+fn mapped(map: &Map, cpus: u32) -> Result<MappedArray<Counters>, Error> {
+    let Map::Array(data) = map else {
+        return Err(Error::BadValue("the counters are no array".to_owned()));
+    };
+    MappedArray::new(data, cpus as usize)
+        .map_err(|error| Error::kernel("cannot map the counters", &error))
 }
 
 /// The programs that the kernel must not skip, with descriptors of their own for reading their counters.
