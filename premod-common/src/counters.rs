@@ -17,6 +17,8 @@ pub struct Counters {
     pub contended: u64,
     /// Events whose trigger was seen only during or after the modification.
     pub late: u64,
+    /// The rest of the cache line.
+    pub padding: [u64; 2],
 }
 
 impl Counters {
@@ -30,8 +32,13 @@ impl Counters {
             untracked: self.untracked + other.untracked,
             contended: self.contended + other.contended,
             late: self.late + other.late,
+            padding: [0; 2],
         }
     }
 }
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), u64 only, no padding of the compiler's.
+unsafe impl aya::Pod for Counters {}
 
 const _: () = assert!(size_of::<Counters>() == 64);

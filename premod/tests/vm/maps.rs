@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use aya::maps::{HashMap, Map, MapData, MapInfo, PerCpuArray, loaded_maps};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, loaded_maps};
 use premod_common::{
     counters::Counters,
     inode::{InodeAddress, TrackedInode},
@@ -20,9 +20,11 @@ fn find(name: &str) -> MapInfo {
 /// Records that the kernel side has put into the buffer, the ones that premod drops too.
 pub(crate) fn delivered() -> u64 {
     let data = MapData::from_id(find("COUNTERS").id()).expect("the map");
-    let counters = PerCpuArray::<_, Counters>::try_from(Map::PerCpuArray(data)).expect("its type");
-    let counters = counters.get(&0, 0).expect("the counters");
-    counters.iter().map(|counters| counters.delivered).sum()
+    let counters = Array::<_, Counters>::try_from(Map::Array(data)).expect("its type");
+    counters
+        .iter()
+        .map(|counters| counters.expect("the counters").delivered)
+        .sum()
 }
 
 /// premod's inode map.
