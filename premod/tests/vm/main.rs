@@ -25,6 +25,7 @@ mod skips;
 mod spin;
 mod tools;
 mod trace;
+mod verifier;
 mod workload;
 
 use harness::Test;
@@ -35,6 +36,7 @@ fn tests() -> Vec<Test> {
         first_dirty::TESTS,
         silence::TESTS,
         paths::TESTS,
+        verifier::TESTS,
         directories::TESTS,
         identity::TESTS,
         hostile::TESTS,
