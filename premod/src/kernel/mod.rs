@@ -8,7 +8,9 @@ pub(crate) mod detach;
 pub mod enrol;
 pub mod environment;
 pub mod facts;
+pub mod hooks;
 pub mod load;
 #[cfg(test)]
 mod properties;
 pub(crate) mod relocate;
+mod tracefs;
