@@ -65,6 +65,7 @@ pub struct Facts {
     pub vm_area_struct_vm_flags: u32,
     pub kiocb_ki_filp: u32,
     pub kiocb_ki_pos: u32,
+    pub kiocb_ki_flags: u32,
     pub iov_iter_count: u32,
     pub iattr_ia_valid: u32,
     pub iattr_ia_size: u32,
@@ -77,6 +78,7 @@ pub struct Facts {
     pub super_block_s_writers_frozen: u32,
     pub task_struct_tgid: u32,
     pub task_struct_mm: u32,
+    pub task_struct_flags: u32,
     pub task_struct_signal: u32,
     pub task_struct_pending: u32,
     pub task_struct_group_leader: u32,
@@ -88,6 +90,7 @@ pub struct Facts {
     pub pt_regs_orig_ax: u32,
     pub pt_regs_ax: u32,
     pub pt_regs_si: u32,
+    pub pt_regs_cx: u32,
     /// Bit of `xa_flags` that says that some page is dirty (`PAGECACHE_TAG_DIRTY`).
     pub mapping_dirty_mark: u32,
     /// `I_DIRTY_PAGES`; 0 when it could not be found.
@@ -104,6 +107,7 @@ pub struct Facts {
     pub bpf_rdonly_cast: u32,
     /// Numbers of the types of structures, for that function.
     pub type_file: u32,
+    pub type_address_space: u32,
     pub type_kiocb: u32,
     pub type_iov_iter: u32,
     pub type_inode: u32,

@@ -188,7 +188,16 @@ impl Inode {
         self.dirty_mark() != 0
     }
 
-    /// A regular file on a filesystem that tracks dirty pages and holds the data itself.
+    /// No file of anybody: it has no name, and nobody can have it open, which would take a dentry. Such is the inode through
+    /// which btrfs moves data of others.
+    #[inline(always)]
+    fn is_internal(self) -> bool {
+        // SAFETY: i_nlink is an unsigned int.
+        let links: u32 = unsafe { load!(self.0, inode_i_nlink) };
+        links == 0 && self.first_alias() == 0
+    }
+
+    /// Somebody's regular file on a filesystem that tracks dirty pages and holds the data itself.
     #[inline(always)]
     pub(crate) fn is_tracked_kind(self) -> bool {
         // SAFETY: i_mode is a umode_t (u16).
@@ -197,7 +206,9 @@ impl Inode {
             return false;
         }
         let superblock = self.superblock();
-        superblock.bdi() != setting!(untracked_bdi) && superblock.magic() != setting!(overlay_magic)
+        superblock.bdi() != setting!(untracked_bdi)
+            && superblock.magic() != setting!(overlay_magic)
+            && !self.is_internal()
     }
 
     /// Address of the `d_alias` of some dentry of the inode; 0 if there is none in memory.

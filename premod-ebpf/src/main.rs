@@ -14,12 +14,14 @@
 
 mod arguments;
 mod atomic;
+mod call;
 mod directories;
 mod emit;
 mod facts;
 mod hooks;
 mod kernel;
 mod latch;
+mod maintenance;
 mod maps;
 mod path;
 mod protocol;

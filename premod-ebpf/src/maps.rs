@@ -11,7 +11,7 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, TRACKED_MAX, TrackedInode},
 };
 
-use crate::{atomic::increment, kernel::Task, latch::Latch, scratch::Scratch};
+use crate::{atomic::increment, latch::Latch, scratch::Scratch};
 
 pub(crate) use crate::facts::{fact, setting};
 
@@ -42,15 +42,6 @@ pub(crate) static LAST_SYNC: Latch = Latch::new();
 /// own, which is a map to user space.
 #[unsafe(link_section = ".data.epoch")]
 pub(crate) static SCOPE_EPOCH: Latch = Latch::new();
-
-/// Tasks in the middle of a deduplication, with the inode whose blocks are replaced by equal ones. If one
-/// falls out, its deduplication is announced like a write.
-#[map]
-pub(crate) static DEDUPES: LruHashMap<Task, InodeAddress> = LruHashMap::with_max_entries(1024, 0);
-
-/// Tasks in the middle of an ioctl that exchanges the blocks of two files.
-#[map]
-pub(crate) static EXCHANGES: LruHashMap<Task, u32> = LruHashMap::with_max_entries(1024, 0);
 
 /// What is counted, a value for each CPU: the loader sets how many there are. User space maps it.
 #[map]

@@ -13,9 +13,11 @@ pub(crate) struct How(pub(crate) u64);
 const AGED: u64 = 1 << 0;
 const UNPAGED: u64 = 1 << 1;
 /// By premod itself, or of no consequence.
-pub(crate) const OWN: u64 = 1 << 2;
+const OWN: u64 = 1 << 2;
 /// A page is marked dirty; else it is a touch.
 const DIRTIED: u64 = 1 << 3;
+/// A hook on a single page asks.
+const PAGE: u64 = 1 << 4;
 /// From here on: the mapping's dirty mark.
 const DIRTY_SHIFT: u32 = 8;
 
@@ -26,10 +28,26 @@ impl How {
         Self(if unpaged { UNPAGED } else { 0 })
     }
 
+    /// The same, for a page of it.
+    #[inline(always)]
+    pub(crate) const fn page() -> Self {
+        Self(PAGE)
+    }
+
     /// A page is about to be marked dirty.
     #[inline(always)]
     pub(crate) const fn dirtied() -> Self {
-        Self(DIRTIED)
+        Self(PAGE | DIRTIED)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_dirtied(self) -> bool {
+        self.has(DIRTIED)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_of_a_page(self) -> bool {
+        self.has(PAGE)
     }
 
     /// With the bit of the mapping's dirty mark, or 0. Not with a `bool`: of that the verifier would follow both values
@@ -47,12 +65,6 @@ impl How {
     #[inline(always)]
     pub(crate) const fn own(self) -> Self {
         Self(self.0 | OWN)
-    }
-
-    /// By whom it was found out to be, as [`OWN`] in `bits` says.
-    #[inline(always)]
-    pub(crate) const fn by_whom(self, bits: u64) -> Self {
-        Self(self.0 | bits & OWN)
     }
 
     #[inline(always)]

@@ -7,16 +7,16 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use premod_common::{
     event::{FLAG_ECHO, FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
     generation::{self, Announcement, Step, Word},
-    inode::{TrackedInode, identity},
+    inode::{TrackedInode, Verdict, identity},
 };
 
 use crate::{
     atomic::compare_and_swap,
     emit::{Change, announce},
-    hooks::dedupe::is_deduplicating,
     kernel::{Inode, Place, current_process, read, untyped},
+    maintenance::moves_data,
     maps::{Count, INODES, LAST_SYNC, SYNCED, count, fact, setting},
-    protocol::{self, How, OWN},
+    protocol::{self, How},
     quiet::{self, Quiet},
     scope::is_inside,
 };
@@ -46,6 +46,15 @@ pub(crate) fn is_quiet(inode: Inode, unpaged: bool, mount: impl FnOnce() -> u64)
 #[inline(always)]
 pub(crate) fn touch_noisy(inode: Inode, place: Place, change: Change) {
     advance(inode, place, change, How::touch(change.unpaged));
+}
+
+/// As [`touch`], by a hook on a single page of a change that has been announced by another hook, or of what changes no
+/// byte.
+#[inline(always)]
+pub(crate) fn touch_page(inode: Inode, change: Change) {
+    if !is_quiet(inode, change.unpaged, || 0) {
+        advance(inode, Place::unknown(), change, How::page());
+    }
 }
 
 /// A page of `inode` is about to be marked dirty.
@@ -104,11 +113,8 @@ impl Outcome {
     /// Nothing has to be announced.
     const SILENT: Self = Self(1 << 8);
 
-    /// Another task was faster: look again. Who it is for stays as it was found out: a deduplication is told once.
-    #[inline(always)]
-    const fn overtaken(how: How) -> Self {
-        Self(OVERTAKEN | how.0 & OWN)
-    }
+    /// Another task was faster: look again.
+    const OVERTAKEN: Self = Self(OVERTAKEN);
 
     #[inline(always)]
     const fn was_overtaken(self) -> bool {
@@ -138,7 +144,7 @@ impl Outcome {
 
 /// Swaps the inode's word, and says what has to be announced.
 #[inline(always)]
-fn decide(entry: *mut TrackedInode, inode: Inode, mut how: How) -> Outcome {
+fn decide(entry: *mut TrackedInode, inode: Inode, how: How) -> Outcome {
     if !entry.is_null() {
         for _ in 0..ATTEMPTS {
             // The word first: whoever marks a page dirty changes the word after the mark.
@@ -149,16 +155,17 @@ fn decide(entry: *mut TrackedInode, inode: Inode, mut how: How) -> Outcome {
             if !outcome.was_overtaken() {
                 return outcome;
             }
-            how = how.by_whom(outcome.0);
         }
         count(Count::Contended);
     }
     // Announced without keeping track: too often rather than too rarely.
-    if is_own() {
+    if is_of_no_consequence(how, untyped(inode.address())) {
         return Outcome::SILENT;
     }
     count(Count::Untracked);
-    Outcome::announce(0, FLAG_PRE | FLAG_UNTRACKED)
+    // The net sees pages of changes that may have begun.
+    let before = if how.is_dirtied() { 0 } else { FLAG_PRE };
+    Outcome::announce(0, before | FLAG_UNTRACKED)
 }
 
 /// One attempt to swap the word that was read: an [`Outcome`].
@@ -174,7 +181,7 @@ extern "C" fn attempt(entry: *mut TrackedInode, word: u64, how: u64, inode: u64)
     }
     let mut next = protocol::step(word, how);
     if let Step::Announce(..) = next
-        && (is_own() || is_deduplicating(inode))
+        && is_of_no_consequence(how, inode)
     {
         how = how.own();
         next = protocol::step(word, how);
@@ -204,7 +211,7 @@ extern "C" fn attempt(entry: *mut TrackedInode, word: u64, how: u64, inode: u64)
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the pointer comes from the map; `word` is an aligned u64.
     if !unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
-        return Outcome::overtaken(how).0;
+        return Outcome::OVERTAKEN.0;
     }
     quiet::forget(inode);
     if outcome.has_to_be_announced() {
@@ -246,6 +253,22 @@ fn synced_at(inode: u64) -> u64 {
     unsafe { SYNCED.get(superblock) }.copied().unwrap_or(0)
 }
 
+/// Makes an entry like a fresh one.
+///
+/// # Safety
+/// `entry` comes from the inode map.
+#[inline(always)]
+unsafe fn renew(entry: *mut TrackedInode, identity: u64) {
+    // SAFETY: the pointer comes from the map; all fields are aligned u64. The identity is the last: who finds it finds
+    // the rest.
+    unsafe {
+        write_volatile(&raw mut (*entry).word, Word::default().0);
+        write_volatile(&raw mut (*entry).verdict, Verdict::OPEN.0);
+        write_volatile(&raw mut (*entry).born, bpf_ktime_get_ns());
+        write_volatile(&raw mut (*entry).identity, identity);
+    }
+}
+
 /// The inode's entry, made if there is none; null if there is no room.
 #[inline(always)]
 fn find(inode: Inode) -> *mut TrackedInode {
@@ -255,9 +278,13 @@ fn find(inode: Inode) -> *mut TrackedInode {
         if unsafe { (*entry).identity } == identity {
             return entry;
         }
-        // Another inode took the memory, and its predecessor's end was not seen.
-        let _ = INODES.remove(inode.address());
+        // The inode has been given another generation number (EXT4_IOC_SWAP_BOOT, FS_IOC_SETVERSION); or another inode took the memory, and its
+        // predecessor's end was not seen. The entry is not removed: another CPU may be about to swap its word, which would
+        // then be that of whichever inode has been given the entry's memory.
+        // SAFETY: as above.
+        unsafe { renew(entry, identity) };
         quiet::forget(inode.address());
+        return entry;
     }
     // SAFETY: no preconditions.
     let born = unsafe { bpf_ktime_get_ns() };
@@ -271,6 +298,12 @@ fn find(inode: Inode) -> *mut TrackedInode {
     INODES
         .get_ptr_mut(inode.address())
         .unwrap_or(core::ptr::null_mut())
+}
+
+/// Nobody is to be told, and nobody else's change is to be hidden.
+#[inline(always)]
+fn is_of_no_consequence(how: How, inode: u64) -> bool {
+    is_own() || how.is_of_a_page() && moves_data(inode)
 }
 
 /// The running task is premod itself, and its changes are not asked for.

@@ -7,6 +7,7 @@ use premod_common::{
 };
 
 use crate::{
+    call::Ioctl,
     flight::take_off,
     guard,
     keep_out::refuse,
@@ -26,6 +27,10 @@ const ATTR_SIZE: u32 = 1 << 3;
 const EXT4_IOC_MOVE_EXT: u32 = 0xc028_660f;
 const EXT4_IOC_SWAP_BOOT: u32 = 0x6611;
 const XFS_IOC_SWAPEXT: u32 = 0xc0c0_586d;
+/// The same by programs of 32 bits, to which its structure is smaller (fs/xfs/xfs_ioctl32.h).
+const XFS_IOC_SWAPEXT_32: u32 = 0xc0a4_586d;
+/// `XFS_SUPER_MAGIC` of linux/magic.h.
+const XFS: u64 = 0x5846_5342;
 
 /// `security_file_permission(struct file *file, int mask)`, 6.1 to 7.x: the write family, fallocate, clone,
 /// copy.
@@ -109,15 +114,15 @@ fn file_ioctl_compat(ctx: LsmContext) -> i32 {
 /// the whole filesystem.
 #[inline(always)]
 fn exchange(file: File, command: u32) -> i32 {
-    if !matches!(
-        command,
-        EXT4_IOC_MOVE_EXT | EXT4_IOC_SWAP_BOOT | XFS_IOC_SWAPEXT
-    ) {
-        return 0;
-    }
     let inode = file.inode();
+    let filesystem = match command {
+        EXT4_IOC_MOVE_EXT | EXT4_IOC_SWAP_BOOT => inode.superblock().address(),
+        // It names both files in memory, and the one that it is called on may be on another filesystem.
+        XFS_IOC_SWAPEXT | XFS_IOC_SWAPEXT_32 => XFS,
+        _ => return 0,
+    };
     // SAFETY: only whether there is an entry matters.
-    if unsafe { SUPERBLOCKS.get(inode.superblock().address()) }.is_none() {
+    if unsafe { SUPERBLOCKS.get(filesystem) }.is_none() {
         return 0;
     }
     guard::enter(|phase, now| judge(inode, Op::Ioctl, phase, now))
@@ -132,7 +137,7 @@ pub(crate) fn modify(inode: Inode, op: Op) -> i32 {
 #[inline(always)]
 fn judge(inode: Inode, op: Op, phase: Phase, now: u64) -> i32 {
     let task = Running::now();
-    if matches!(phase, Phase::Open) || task.is_deduplicating() {
+    if matches!(phase, Phase::Open) || Ioctl::now().is_dedupe() {
         return 0;
     }
     if matches!(phase, Phase::Closed) {

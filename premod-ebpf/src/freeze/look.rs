@@ -5,7 +5,7 @@ use premod_common::guard::Look;
 
 use crate::{
     kernel::{File, current_process, load},
-    maps::{LOOK, settings},
+    maps::{LOOK, SUPERBLOCKS, settings},
 };
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
@@ -36,5 +36,6 @@ fn look(ctx: FEntryContext) -> i32 {
         }
     };
     let _ = LOOK.set(0, answer, 0);
+    let _ = SUPERBLOCKS.insert(inode.superblock().magic(), 1, 0);
     0
 }

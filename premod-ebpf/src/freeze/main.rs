@@ -14,6 +14,9 @@
 #[path = "../atomic.rs"]
 #[expect(dead_code, reason = "tracing needs more of it")]
 mod atomic;
+#[path = "../call.rs"]
+#[expect(dead_code, reason = "tracing needs more of it")]
+mod call;
 mod calls;
 #[path = "../facts.rs"]
 mod facts;
@@ -24,6 +27,8 @@ mod keep_out;
 #[expect(dead_code, reason = "tracing needs more of it")]
 mod kernel;
 mod look;
+#[path = "../maintenance.rs"]
+mod maintenance;
 mod mappings;
 mod maps;
 mod running;

@@ -29,7 +29,7 @@ pub(crate) fn settings() -> GuardSettings {
 #[map]
 pub(crate) static GUARDS: HashMap<InodeAddress, u32> = HashMap::with_max_entries(GUARDED_MAX, 0);
 
-/// The superblocks of these inodes; 1 for each.
+/// The superblocks of these inodes, and the magic numbers of these, which are no addresses; 1 for each.
 #[map]
 pub(crate) static SUPERBLOCKS: HashMap<u64, u32> = HashMap::with_max_entries(GUARDED_MAX, 0);
 

@@ -1,24 +1,18 @@
 //! The task that a program runs for.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 
 use crate::{
+    call::{self, Ioctl},
     facts::fact,
     kernel::{load, read, read_u32},
     maps::{COMMAND, settings},
 };
 
-/// `ENOSYS`, which the entry of a system call on x86 puts into the place of its result, where it stays until
-/// the call has one.
-const ENOSYS: i64 = 38;
 /// What the entry of an exception puts into the place of a system call's number.
 const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
-/// `ioctl` of 64 bits.
-const IOCTL: u64 = 16;
-/// `FIDEDUPERANGE`, `_IOWR(0x94, 54, struct file_dedupe_range)`: the kernel's stable interface.
-const FIDEDUPERANGE: u32 = 0xc018_9436;
 /// SIGSTOP, SIGTSTP, SIGTTIN and SIGTTOU in a signal set, where bit 0 is signal 1.
 const STOP_SIGNALS: u64 = 0b1111 << 18;
 /// The global init process.
@@ -48,20 +42,13 @@ impl Running {
     /// `struct pt_regs`: the task's user mode, as it was left.
     #[inline(always)]
     fn registers(self) -> *const u8 {
-        // SAFETY: the helper takes a task.
-        unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) as *const u8 }
+        call::registers(self.0)
     }
 
-    /// The system call that the task is in the middle of. None for the kernel's threads, for workers of
-    /// `io_uring`, and for work that a task does for `io_uring` on its way back to user mode.
+    /// The system call that the task is in the middle of.
     #[inline(always)]
     fn call(self) -> Option<u64> {
-        let registers = self.registers();
-        // SAFETY: the offsets are those of ax and orig_ax in struct pt_regs.
-        unsafe {
-            let result: i64 = load!(registers, pt_regs_ax);
-            (result == -ENOSYS).then(|| load!(registers, pt_regs_orig_ax))
-        }
+        call::call(self.registers())
     }
 
     /// In an exception that its user mode has made, most likely a page fault: in a system call, `orig_ax` has
@@ -83,17 +70,6 @@ impl Running {
     #[inline(always)]
     pub(crate) fn is_in_restartable_call(self) -> bool {
         self.call().is_some_and(|call| call != IO_URING_ENTER)
-    }
-
-    /// Deduplicates, which asks for permission to write and changes no byte.
-    #[inline(always)]
-    pub(crate) fn is_deduplicating(self) -> bool {
-        if self.call() != Some(IOCTL) {
-            return false;
-        }
-        // SAFETY: as in `call`; the second argument of a call of 64 bits is in si.
-        let command: u64 = unsafe { load!(self.registers(), pt_regs_si) };
-        command as u32 == FIDEDUPERANGE
     }
 
     /// Process id in the initial pid namespace.

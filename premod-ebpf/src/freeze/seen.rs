@@ -22,6 +22,7 @@ use crate::{
     guard,
     keep_out::refuse_store,
     kernel::{File, load},
+    maintenance::moves_data,
     maps::count,
     running::Running,
     tell::tell,
@@ -84,6 +85,9 @@ fn touched(inode: *const u8, op: Op) {
         // A fault makes its page dirty before the store. That store does not come: its process is stopped
         // first, or it has been told already.
         if !matches!(phase, Phase::Closed) || is_in_flight(Flight::Fault) {
+            return 0;
+        }
+        if matches!(op, Op::Unknown) && moves_data(inode) {
             return 0;
         }
         if matches!(op, Op::Unknown) && Running::now().is_in_fault_of_user() {

@@ -1,6 +1,5 @@
 //! The entries from the kernel, one file per family.
 
-pub(crate) mod dedupe;
 mod dirty;
 mod enrol;
 mod evict;

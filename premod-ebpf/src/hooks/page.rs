@@ -12,9 +12,9 @@ use premod_common::event::Op;
 
 use crate::{
     emit::Change,
-    kernel::{Inode, Place, load},
+    kernel::{Inode, load},
     maps::fact,
-    touch::touch,
+    touch::touch_page,
 };
 
 /// `___GFP_WRITE`, the same from 6.1 to 7.x.
@@ -95,6 +95,6 @@ fn changing_clean(mapping: *const u8, op: u64) -> i32 {
         unpaged: false,
         range: None,
     };
-    touch(Inode(inode), Place::unknown(), change);
+    touch_page(Inode(inode), change);
     0
 }

@@ -5,6 +5,7 @@ use premod_common::event::{Op, TO_THE_END};
 
 use crate::{
     arguments::{Arguments, entries, pointer},
+    call::Ioctl,
     emit::Change,
     kernel::File,
     touch::touch,
@@ -25,15 +26,11 @@ fn fallocate(arguments: &impl Arguments) {
 
 entries!("vfs_fallocate": vfs_fallocate, kprobe_vfs_fallocate => fallocate);
 
-/// `vfs_clone_file_range(file_in, pos_in, file_out, pos_out, loff_t len, flags)`, 6.1 to 7.x. A length of
-/// 0 means all from `pos_in` on.
+/// `vfs_clone_file_range(file_in, pos_in, file_out, pos_out, loff_t len, flags)`, 6.1 to 7.x.
 #[inline(always)]
 fn clone(arguments: &impl Arguments) {
     let file = File(pointer!(arguments, 2, type_file));
-    let length = match arguments.number(4) {
-        0 => TO_THE_END,
-        length => length,
-    };
+    let length = to_the_end_if_0(arguments.number(4));
     changed(file, Op::Clone, arguments.number(3), length);
 }
 
@@ -49,13 +46,16 @@ fn do_clone_file_range(ctx: FEntryContext) -> i32 {
 
 /// `remap_verify_area(struct file *file, loff_t pos, loff_t len, bool write)`, 6.12 to 7.x: behind clones, by
 /// whomever they are called, deduplication, and XFS's exchange of ranges. On 6.1 the compiler has put it into
-/// its callers.
+/// its callers, and deduplication comes by no hook.
+///
+/// Deduplication replaces a file's blocks by equal ones. It asks for the same permission as a write, and changes no byte.
 #[inline(always)]
 fn remap(arguments: &impl Arguments) {
     let writes = arguments.number(3) as u8 != 0;
-    if writes {
+    if writes && !Ioctl::now().is_dedupe() {
         let file = File(pointer!(arguments, 0, type_file));
-        changed(file, Op::Write, arguments.number(1), arguments.number(2));
+        let length = to_the_end_if_0(arguments.number(2));
+        changed(file, Op::Write, arguments.number(1), length);
     }
 }
 
@@ -69,6 +69,15 @@ fn copy(arguments: &impl Arguments) {
 }
 
 entries!("vfs_copy_file_range": vfs_copy_file_range, kprobe_vfs_copy_file_range => copy);
+
+/// What a length of 0 means to those who share or exchange blocks.
+#[inline(always)]
+fn to_the_end_if_0(length: u64) -> u64 {
+    match length {
+        0 => TO_THE_END,
+        length => length,
+    }
+}
 
 #[inline(always)]
 fn changed(file: File, op: Op, offset: u64, length: u64) {

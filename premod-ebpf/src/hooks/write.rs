@@ -5,8 +5,8 @@ use premod_common::event::Op;
 use crate::{
     arguments::{Arguments, entries, pointer},
     emit::Change,
-    kernel::{File, load},
-    touch::{is_quiet, touch_noisy},
+    kernel::{File, Inode, Place, load},
+    touch::{is_quiet, synced, touch, touch_noisy},
 };
 
 /// `generic_write_checks(struct kiocb *iocb, struct iov_iter *from)`, 6.1 to 7.x.
@@ -49,13 +49,45 @@ entries!("generic_write_checks_count": generic_write_checks_count, kprobe_generi
 /// are one for all other writes, they do not have.
 #[inline(always)]
 fn direct_write(arguments: &impl Arguments) {
-    checked(
-        pointer!(arguments, 0, type_kiocb),
-        Some(arguments.number(1)),
-    );
+    let iocb = pointer!(arguments, 0, type_kiocb);
+    checked(iocb, Some(arguments.number(1)));
+    // SAFETY: the offset is that of ki_flags in struct kiocb.
+    let flags: u32 = unsafe { load!(iocb, kiocb_ki_flags) };
+    if flags & IOCB_DSYNC != 0 {
+        // On disk when it returns. Where the disk writes through, the filesystem syncs nothing for that.
+        synced(file_of(iocb).inode());
+    }
 }
 
+/// `IOCB_DSYNC` of linux/fs.h, which is `RWF_DSYNC`: the file was opened with `O_DSYNC` or `O_SYNC`, or the call asks
+/// for the same.
+const IOCB_DSYNC: u32 = 2;
+
 entries!("kiocb_invalidate_pages": kiocb_invalidate_pages, kprobe_kiocb_invalidate_pages => direct_write);
+
+/// `invalidate_inode_pages2_range(struct address_space *mapping, pgoff_t start, pgoff_t end)`, 6.1 to 7.x: called by the
+/// above, and in its place where it does not exist. It is called once more when the write is done: if the file was synced
+/// just then, that is an event too many.
+#[inline(always)]
+fn direct_write_to_mapping(arguments: &impl Arguments) {
+    let mapping = pointer!(arguments, 0, type_address_space);
+    if mapping.is_null() {
+        return;
+    }
+    // SAFETY: the offset is that of host in struct address_space.
+    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
+    if inode.is_null() {
+        return;
+    }
+    let change = Change {
+        op: Op::Write as u8,
+        unpaged: true,
+        range: None,
+    };
+    touch(Inode(inode), Place::unknown(), change);
+}
+
+entries!("invalidate_inode_pages2_range": invalidate_inode_pages2_range, kprobe_invalidate_inode_pages2_range => direct_write_to_mapping);
 
 #[inline(always)]
 fn file_of(iocb: *const u8) -> File {

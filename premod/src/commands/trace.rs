@@ -300,6 +300,7 @@ fn conclude(session: &Session, took: Duration) {
         retried,
         late,
         untracked,
+        contended,
         unplaced,
     } = session.tracer.summary();
     let mut text = format!(
@@ -310,6 +311,10 @@ fn conclude(session: &Session, took: Duration) {
         (retried, "of the lost ones announced after all"),
         (late, "late (not before the modification)"),
         (untracked, "touches of inodes there was no room to track"),
+        (
+            contended,
+            "moments of contention, in which track of a file was lost",
+        ),
         (unplaced, "whose directory was not known"),
     ] {
         if count > 0 {

@@ -27,6 +27,8 @@ pub enum Promise {
     Tested,
     /// Keeps dirty marks in the same way, but is not among the tested ones.
     Expected,
+    /// The same, and other nodes of a cluster change its files, too.
+    ExpectedLocalOnly,
     /// What this machine does is seen, what others do to the same files is not.
     LocalOnly,
     /// Its files live on another filesystem, where they are seen.
@@ -41,7 +43,12 @@ impl Promise {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Tested => "every modification, before it happens (tested)",
-            Self::Expected => "every modification, before it happens (not tested here)",
+            Self::Expected => {
+                "not tested; system calls and stores are expected to be reported before they happen"
+            }
+            Self::ExpectedLocalOnly => {
+                "not tested; the same is expected of this node, and what other nodes change is not seen"
+            }
             Self::LocalOnly => {
                 "modifications by this machine; what others change on the server is not seen"
             }
@@ -56,7 +63,8 @@ fn promise(filesystem: &str) -> Option<Promise> {
     Some(match filesystem {
         "ext4" | "xfs" | "btrfs" => Promise::Tested,
         "ext2" | "ext3" | "f2fs" | "vfat" | "exfat" | "ntfs3" | "udf" | "jfs" | "nilfs2"
-        | "bcachefs" | "zonefs" | "ocfs2" | "gfs2" => Promise::Expected,
+        | "bcachefs" | "zonefs" => Promise::Expected,
+        "ocfs2" | "gfs2" => Promise::ExpectedLocalOnly,
         "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "9p" | "virtiofs" | "fuse" | "fuseblk"
         | "afs" => Promise::LocalOnly,
         "overlay" => Promise::UpperOnly,
@@ -120,6 +128,29 @@ mod tests {
         );
         assert_eq!((found[1].mounts, found[1].promise), (2, Promise::Refused));
         assert_eq!(found[1].mounted_at, "/tmp");
+    }
+
+    #[test]
+    fn only_what_was_tested_is_promised() {
+        let every = |kind| {
+            promise(kind)
+                .unwrap()
+                .describe()
+                .starts_with("every modification")
+        };
+        assert!(["ext4", "xfs", "btrfs"].into_iter().all(every));
+        assert!(
+            !["f2fs", "zonefs", "gfs2", "ocfs2", "nfs", "overlay"]
+                .into_iter()
+                .any(every)
+        );
+        for cluster in ["gfs2", "ocfs2"] {
+            let promise = promise(cluster).unwrap().describe();
+            assert!(
+                promise.contains("what other nodes change is not seen"),
+                "{promise}"
+            );
+        }
     }
 
     #[test]

@@ -11,12 +11,13 @@ use super::{
 use crate::{
     error::Error,
     kernel::{
-        attach::{self, Attachment, HOOKS},
+        attach::{self, Attachment},
         btf::Btf,
         caps,
         enrol::{self, Enroller},
         environment::Environment,
         facts::{self, Fact},
+        hooks::HOOKS,
         load,
     },
 };

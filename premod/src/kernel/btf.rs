@@ -15,6 +15,10 @@ use rustc_hash::{FxHashMap, FxHasher};
 /// Where the kernel shows its own type information.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+/// Functions that the running kernel has and premod is not to find, between commas: for tests of what it does on kernels
+/// that do not have them.
+const HIDDEN: &str = "PREMOD_HIDDEN_FUNCTIONS";
+
 /// Why type information cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
@@ -108,7 +112,17 @@ impl Btf {
     /// # Errors
     /// If the kernel was built without it (`CONFIG_DEBUG_INFO_BTF`), or it cannot be understood.
     pub fn of_running_kernel() -> Result<Self, BtfError> {
-        Self::from_file(Path::new(VMLINUX))
+        let mut btf = Self::from_file(Path::new(VMLINUX))?;
+        let hidden = std::env::var(HIDDEN).unwrap_or_default();
+        btf.hide(hidden.split(','));
+        Ok(btf)
+    }
+
+    /// Makes as if the kernel did not have these functions.
+    fn hide<'a>(&mut self, functions: impl IntoIterator<Item = &'a str>) {
+        for name in functions {
+            self.functions.remove(&hash(name.as_bytes()));
+        }
     }
 
     /// Reads type information from a file.

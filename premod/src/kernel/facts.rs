@@ -4,11 +4,9 @@
 //! the format of a tracepoint. The dirty mark of `xa_flags` follows from an enumerator where the kernel
 //! has it (6.10 and later), and is learnt from a scratch file elsewhere.
 
-use std::path::{Path, PathBuf};
-
 use premod_common::facts::Facts;
 
-use super::btf::Btf;
+use super::{btf::Btf, tracefs};
 
 /// One fact: what it is, what it is worth, where it was found.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -42,7 +40,9 @@ impl FactTable {
             .iter()
             // The mark is looked for when the programs are there.
             .filter(|fact| fact.name != DIRTY_MARK)
-            .find(|fact| (fact.essential || fact.cost == FREEZING) && fact.value.is_none())
+            .find(|fact| {
+                (fact.essential || matches!(fact.cost, FREEZING | CALLS)) && fact.value.is_none()
+            })
     }
 
     /// The first essential fact that is missing.
@@ -51,6 +51,18 @@ impl FactTable {
         self.list
             .iter()
             .find(|fact| fact.essential && fact.value.is_none())
+    }
+
+    /// What tracing can do without, and should not have to: a sentence for people.
+    #[must_use]
+    pub fn incomplete(&self) -> Option<String> {
+        let fact = self.list.iter().find(|fact| {
+            fact.value.is_none() && !fact.essential && fact.source.starts_with("tracefs")
+        })?;
+        Some(format!(
+            "{} was not found, because tracefs is not mounted and cannot be: {} (mount -t tracefs tracefs /sys/kernel/tracing)",
+            fact.name, fact.cost
+        ))
     }
 
     /// Notes what the dirty mark of `xa_flags` is.
@@ -76,6 +88,7 @@ const WRITES: &str = "writes";
 const LONG_WRITES: &str = "writes during which their file becomes clean";
 const TRUNCATES: &str = "truncates";
 const FREEZING: &str = "freezing";
+const CALLS: &str = "freezing; a rename over another file is announced for both, and so are deduplication and btrfs's defragmentation";
 const RENAMES: &str = "files renamed into a traced directory";
 
 /// A member of a kernel structure whose offset is needed.
@@ -156,6 +169,7 @@ const OFFSETS: &[Offset] = &[
     offset!(vm_area_struct, "vm_flags", vm_area_struct_vm_flags, STORES),
     offset!(kiocb, "ki_filp", kiocb_ki_filp, WRITES),
     offset!(kiocb, "ki_pos", kiocb_ki_pos, WRITES),
+    offset!(kiocb, "ki_flags", kiocb_ki_flags, WRITES),
     offset!(iov_iter, "count", iov_iter_count, WRITES),
     offset!(iattr, "ia_valid", iattr_ia_valid, TRUNCATES),
     offset!(iattr, "ia_size", iattr_ia_size, TRUNCATES),
@@ -178,6 +192,7 @@ const OFFSETS: &[Offset] = &[
     ),
     offset!(task_struct, "tgid", task_struct_tgid, FREEZING),
     offset!(task_struct, "mm", task_struct_mm, FREEZING),
+    offset!(task_struct, "flags", task_struct_flags, CALLS),
     offset!(task_struct, "signal", task_struct_signal, FREEZING),
     offset!(task_struct, "pending.signal", task_struct_pending, FREEZING),
     offset!(
@@ -216,9 +231,10 @@ const OFFSETS: &[Offset] = &[
         signal_struct_group_stop_count,
         FREEZING
     ),
-    offset!(pt_regs, "orig_ax", pt_regs_orig_ax, FREEZING),
-    offset!(pt_regs, "ax", pt_regs_ax, FREEZING),
-    offset!(pt_regs, "si", pt_regs_si, FREEZING),
+    offset!(pt_regs, "orig_ax", pt_regs_orig_ax, CALLS),
+    offset!(pt_regs, "ax", pt_regs_ax, CALLS),
+    offset!(pt_regs, "si", pt_regs_si, CALLS),
+    offset!(pt_regs, "cx", pt_regs_cx, CALLS),
 ];
 
 /// Where a fact goes.
@@ -227,6 +243,7 @@ type Field = fn(&mut Facts) -> &mut u32;
 /// Structures whose types programs name to the kernel, each with the field that the type's number goes to.
 const TYPES: &[(&str, Field)] = &[
     ("file", |facts| &mut facts.type_file),
+    ("address_space", |facts| &mut facts.type_address_space),
     ("kiocb", |facts| &mut facts.type_kiocb),
     ("iov_iter", |facts| &mut facts.type_iov_iter),
     ("inode", |facts| &mut facts.type_inode),
@@ -251,7 +268,7 @@ pub fn gather(btf: &Btf) -> FactTable {
             value,
             source: "BTF",
             cost: offset.cost,
-            essential: offset.cost != FREEZING,
+            essential: !matches!(offset.cost, FREEZING | CALLS),
         });
     }
 
@@ -277,7 +294,7 @@ pub fn gather(btf: &Btf) -> FactTable {
         name: "I_DIRTY_PAGES",
         value: dirty_pages,
         source,
-        cost: "the net under the other hooks has one mesh less (DAX)",
+        cost: "stores to DAX files may be missed, and, once in a million, a change whose page is written back just when it becomes dirty",
         essential: false,
     });
 
@@ -321,61 +338,14 @@ fn i_dirty_pages(btf: &Btf) -> (Option<u32>, &'static str) {
     {
         return (Some(value), "BTF");
     }
-    let value = tracefs()
-        .map(|root| root.join("events/writeback/writeback_mark_inode_dirty/format"))
-        .and_then(|path| std::fs::read_to_string(path).ok())
-        .and_then(|format| flag_in_format(&format, "I_DIRTY_PAGES"));
+    let value = tracefs::read("events/writeback/writeback_mark_inode_dirty/format")
+        .and_then(|format| tracefs::flag(&format, "I_DIRTY_PAGES"));
     (value, "tracefs writeback_mark_inode_dirty/format")
-}
-
-/// Where tracefs is mounted.
-#[must_use]
-pub fn tracefs() -> Option<PathBuf> {
-    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .into_iter()
-        .map(Path::new)
-        .find(|root| root.join("events").is_dir())
-        .map(Path::to_owned)
-}
-
-/// Finds `{(1 << 2), "NAME"}` or `{0x4, "NAME"}` in a tracepoint's print format.
-fn flag_in_format(format: &str, name: &str) -> Option<u32> {
-    let (before, _) = format.split_once(&format!("\"{name}\""))?;
-    let (_, value) = before.rsplit_once('{')?;
-    let value = value.trim_matches(|c: char| c == ',' || c.is_whitespace());
-    let value = value.trim_start_matches('(').trim_end_matches(')');
-    match value.split_once("<<") {
-        Some((one, shift)) => {
-            let one: u32 = one
-                .trim()
-                .trim_end_matches(['U', 'L', 'u', 'l'])
-                .parse()
-                .ok()?;
-            one.checked_shl(shift.trim().parse().ok()?)
-        }
-        None => u32::from_str_radix(value.trim().strip_prefix("0x")?, 16).ok(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn flags_are_read_from_both_spellings() {
-        let format = r#"__print_flags(REC->flags, "|", {(1 << 0), "I_DIRTY_SYNC"}, {(1 << 5), "I_DIRTY_PAGES"})"#;
-        assert_eq!(flag_in_format(format, "I_DIRTY_PAGES"), Some(32));
-        assert_eq!(flag_in_format(format, "I_DIRTY_SYNC"), Some(1));
-        assert_eq!(
-            flag_in_format(r#"{ 0x4, "I_DIRTY_PAGES" }"#, "I_DIRTY_PAGES"),
-            Some(4)
-        );
-        assert_eq!(
-            flag_in_format(r#"{ I_DIRTY_PAGES, "I_DIRTY_PAGES" }"#, "I_DIRTY_PAGES"),
-            None
-        );
-        assert_eq!(flag_in_format("", "I_DIRTY_PAGES"), None);
-    }
 
     #[test]
     fn a_mark_beyond_the_word_is_missing() {
@@ -400,6 +370,27 @@ mod tests {
         let btf = Btf::parse([&bytes[..], strings].concat()).unwrap();
         assert_eq!(btf.enumerator("___GFP_LAST_BIT"), Some(64));
         assert_eq!(gather(&btf).facts.mapping_dirty_mark, 0);
+    }
+
+    #[test]
+    fn what_can_be_done_without_is_told_in_a_sentence() {
+        let table = |value, source, essential| FactTable {
+            facts: Facts::default(),
+            list: vec![Fact {
+                name: "I_DIRTY_PAGES",
+                value,
+                source,
+                cost: "something may be missed",
+                essential,
+            }],
+        };
+        let sentence = table(None, "tracefs x/format", false).incomplete().unwrap();
+        assert!(
+            sentence.contains("I_DIRTY_PAGES") && sentence.contains("something may be missed"),
+            "{sentence}"
+        );
+        assert_eq!(table(Some(4), "tracefs x/format", false).incomplete(), None);
+        assert_eq!(table(None, "BTF", false).incomplete(), None);
     }
 
     #[test]

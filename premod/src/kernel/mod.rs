@@ -8,8 +8,10 @@ pub(crate) mod detach;
 pub mod enrol;
 pub mod environment;
 pub mod facts;
+pub mod hooks;
 pub mod load;
 pub(crate) mod mapped;
 #[cfg(test)]
 mod properties;
 pub(crate) mod relocate;
+mod tracefs;

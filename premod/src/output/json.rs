@@ -47,6 +47,7 @@ struct SummaryLine {
     retried: u64,
     late: u64,
     untracked: u64,
+    contended: u64,
     unplaced: u64,
 }
 
@@ -173,6 +174,7 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
         retried,
         late,
         untracked,
+        contended,
         unplaced,
     } = *summary;
     let line = SummaryLine {
@@ -183,6 +185,7 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
         retried,
         late,
         untracked,
+        contended,
         unplaced,
     };
     write_line(buffer, &line);
@@ -309,7 +312,7 @@ mod tests {
             concat!(
                 r#"{"schema":1,"type":"lost","timestamp":"2026-11-22T16:31:00.123456789Z","mono_ns":5,"seq":8,"count":12,"cpu":1,"reason":"buffer_full"}"#,
                 "\n",
-                r#"{"schema":1,"type":"summary","events":3,"lost":12,"retried":0,"late":0,"untracked":0,"unplaced":0}"#,
+                r#"{"schema":1,"type":"summary","events":3,"lost":12,"retried":0,"late":0,"untracked":0,"contended":0,"unplaced":0}"#,
                 "\n"
             )
         );

@@ -17,12 +17,14 @@ use crate::{
     error::Error,
     events::{Decoder, Duplicates, Losses, Skippable},
     kernel::{
-        attach::{self, Attachment, HOOKS, Hook},
+        attach::{self, Attachment, Hook},
         btf::Btf,
         caps,
         enrol::{self, Enroller},
         environment::Environment,
-        facts, load,
+        facts,
+        hooks::HOOKS,
+        load,
         mapped::MappedArray,
     },
     mounts::Mounts,
@@ -133,6 +135,9 @@ impl TracerBuilder {
         }
         let mut table = facts::gather(&btf);
         tracing::debug!("gathered {} facts from BTF", table.list.len());
+        if let Some(sentence) = table.incomplete() {
+            tracing::warn!("{sentence}");
+        }
         let mut attached = Vec::new();
         let scoped = !roots.is_empty();
         let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);

@@ -60,6 +60,9 @@ pub struct Summary {
     pub late: u64,
     /// Touches announced without tracking, because there was no room for the inode.
     pub untracked: u64,
+    /// Times that premod gave up to keep track of a file, because several tasks changed it at the same moment: it was
+    /// announced without tracking, or its next period may be taken for the same.
+    pub contended: u64,
     /// Events whose directory was not known, so that their path is the file's own name.
     pub unplaced: u64,
 }
@@ -153,12 +156,14 @@ impl Tracer {
             retried,
             late,
             untracked,
+            contended,
             ..
         } = self.losses.total();
         Summary {
             retried,
             late,
             untracked,
+            contended,
             unplaced: self.decoder.unplaced(),
             ..self.summary
         }

@@ -54,7 +54,7 @@ pub(crate) fn verified() -> Vec<(String, u32)> {
 
 /// The maps of premod's that each program uses one of.
 fn map_users() -> Vec<u32> {
-    let ours = ["INODES", "SYNCED", "EXCHANGES", "DEDUPES", "SCOPE_EPOCH"];
+    let ours = ["INODES", "SYNCED", "SCOPE_EPOCH"];
     loaded_maps()
         .filter_map(Result::ok)
         .filter(|map| map.name_as_str().is_some_and(|name| ours.contains(&name)))

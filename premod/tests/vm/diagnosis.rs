@@ -19,6 +19,9 @@ use crate::{
 tests! {
     Alone doctor_finds_every_fact_and_every_essential_hook on Every,
     Alone doctor_names_the_fallback_where_bpf_is_no_active_lsm on Every,
+    Alone doctor_names_the_cost_of_a_function_that_the_kernel_lacks,
+    Alone trace_refuses_a_kernel_that_lacks_what_it_cannot_do_without on One,
+    Alone constants_are_found_where_tracefs_is_not_mounted,
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
     Alone doctor_refuses_a_live_test_where_nothing_can_be_seen on One,
@@ -31,6 +34,17 @@ fn doctor(arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .expect("premod can be run")
+}
+
+/// What doctor says as if the kernel did not have these functions.
+fn doctor_hiding(functions: &str) -> (Option<i32>, Vec<Value>) {
+    let output = Command::new("premod")
+        .args(["doctor", "--json"])
+        .env("PREMOD_HIDDEN_FUNCTIONS", functions)
+        .output()
+        .expect("premod can be run");
+    let problems = document(&output)["problems"].as_array().cloned();
+    (output.status.code(), problems.expect("problems"))
 }
 
 /// What `doctor --json` says without a live test.
@@ -103,6 +117,93 @@ fn doctor_names_the_fallback_where_bpf_is_no_active_lsm(place: &Place) {
             "{stderr}"
         );
     }
+}
+
+fn doctor_names_the_cost_of_a_function_that_the_kernel_lacks(_place: &Place) {
+    let costs = |problems: &[Value], what: &str| {
+        let about = |problem: &&Value| problem["what"].as_str().is_some_and(|it| it.contains(what));
+        let found = problems.iter().find(about).cloned();
+        found.unwrap_or_else(|| panic!("nothing about {what}: {problems:#?}"))
+    };
+    // Not needed, but something is lost.
+    let (status, problems) = doctor_hiding("vfs_copy_file_range,dax_iomap_fault");
+    assert_eq!(status, Some(0), "{problems:?}");
+    let problem = costs(&problems, "no vfs_copy_file_range");
+    assert_eq!(problem["cost"], "it is reported as op write");
+    let problem = costs(&problems, "no dax_iomap_fault");
+    assert_eq!(problem["cost"], "stores to DAX files are announced late");
+    // Another will do, and nothing is lost.
+    let (status, problems) = doctor_hiding("kiocb_invalidate_pages");
+    assert_eq!(status, Some(0), "{problems:?}");
+    assert!(
+        !problems.iter().any(|problem| problem["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("direct writes"))),
+        "{problems:?}"
+    );
+    // Needed.
+    let (status, problems) = doctor_hiding("do_page_mkwrite");
+    assert_eq!(status, Some(13), "{problems:?}");
+    let problem = costs(&problems, "no do_page_mkwrite");
+    assert_eq!(
+        (&problem["cost"], &problem["fatal"]),
+        (
+            &"stores through mappings would be missed".into(),
+            &true.into()
+        )
+    );
+}
+
+fn trace_refuses_a_kernel_that_lacks_what_it_cannot_do_without(place: &Place) {
+    for functions in [
+        "kiocb_invalidate_pages,invalidate_inode_pages2_range",
+        "lock_two_nondirectories",
+    ] {
+        let output = Command::new("premod")
+            .args(["trace", "--", "true"])
+            .current_dir(&place.directory)
+            .env("PREMOD_HIDDEN_FUNCTIONS", functions)
+            .output()
+            .expect("premod can be run");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(13), "{stderr}");
+        let (first, _) = functions.split_once(',').unwrap_or((functions, ""));
+        assert!(stderr.contains(first), "{stderr}");
+    }
+}
+
+/// As in a container.
+fn constants_are_found_where_tracefs_is_not_mounted(_place: &Place) {
+    use std::os::unix::process::CommandExt;
+
+    use rustix::{
+        mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
+        thread::{UnshareFlags, unshare_unsafe},
+    };
+    let mut command = Command::new("premod");
+    command.args(["doctor", "--json"]);
+    // SAFETY: between fork and exec there are system calls only.
+    unsafe {
+        command.pre_exec(|| {
+            unshare_unsafe(UnshareFlags::NEWNS)?;
+            mount_change(
+                "/",
+                MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+            )?;
+            for point in [
+                "/sys/kernel/debug/tracing",
+                "/sys/kernel/debug",
+                "/sys/kernel/tracing",
+            ] {
+                let _ = unmount(point, UnmountFlags::DETACH);
+            }
+            Ok(())
+        });
+    }
+    let report = document(&command.output().expect("premod can be run"));
+    let facts = report["facts"].as_array().expect("facts");
+    let fact = facts.iter().find(|fact| fact["name"] == "I_DIRTY_PAGES");
+    assert!(fact.expect("the fact")["value"].is_u64(), "{fact:?}");
 }
 
 fn doctors_live_test_sees_write_store_and_truncate(place: &Place) {

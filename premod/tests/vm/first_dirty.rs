@@ -23,6 +23,7 @@ tests! {
     Shared an_open_with_o_trunc_makes_one_event_per_clean_period,
     Shared a_fallocate_makes_one_event_per_clean_period,
     Shared direct_writes_make_one_event_per_sync,
+    Shared direct_writes_that_return_when_they_are_on_disk_make_one_event_each,
     Shared sync_of_the_filesystem_ends_the_period_too,
     Shared a_write_into_a_reflink_copy_is_announced,
     Alone changes_without_dirty_pages_are_announced_again_after_a_period,
@@ -154,6 +155,52 @@ fn direct_writes_make_one_event_per_sync(place: &Place) -> Check {
         same.write_all_at(memory.bytes(), round % 4 * 4096)
             .expect("a direct write");
     })
+}
+
+/// Where the disk writes through, nobody syncs the file for `O_DSYNC`.
+fn direct_writes_that_return_when_they_are_on_disk_make_one_event_each(place: &Place) -> Check {
+    let path = place.file("data");
+    let clean = clean_file(&path);
+    let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC;
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(flags.bits() as i32)
+        .open(&path)
+        .expect("open with O_DIRECT");
+    let memory = Mapping::aligned(4096);
+    let cache = disk_of(place).join("queue/write_cache");
+    Box::new(move |trace| {
+        let before = std::fs::read_to_string(&cache).expect("the disk's cache");
+        for how in ["write through", before.trim()] {
+            std::fs::write(&cache, how).expect("setting the disk's cache");
+            clean.sync_all().expect("fsync");
+            let _ = trace.events();
+            for round in 0..4 {
+                file.write_all_at(memory.bytes(), round * 4096)
+                    .expect("a direct write");
+            }
+            let events = trace.events();
+            let events = about(&events, &path);
+            assert_eq!(events.len(), 4, "{how}: {events:?}");
+            assert!(
+                events.iter().all(|event| event["pre"] == true),
+                "{events:?}"
+            );
+        }
+    })
+}
+
+/// Where the kernel shows the disk below the place.
+fn disk_of(place: &Place) -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("the mounts");
+    let disk = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|mount| place.directory.starts_with(mount[1]))
+        .max_by_key(|mount| mount[1].len())
+        .expect("a mount")[0];
+    let name = disk.strip_prefix("/dev/").expect("a disk");
+    Path::new("/sys/class/block").join(name)
 }
 
 fn sync_of_the_filesystem_ends_the_period_too(place: &Place) -> Check {

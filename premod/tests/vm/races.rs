@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
     time::Duration,
 };
@@ -21,6 +21,8 @@ use crate::{
 tests! {
     Shared a_writer_that_slept_after_its_permission_check_is_announced_again,
     Shared a_writer_that_slept_after_its_last_check_is_announced_before_its_copy,
+    Shared a_direct_write_whose_file_becomes_clean_after_its_last_check_is_announced,
+    Alone a_direct_write_is_announced_where_the_kernel_has_no_kiocb_invalidate_pages on Every,
     Shared a_long_write_whose_file_becomes_clean_is_announced_before_its_next_page,
     Shared a_file_that_becomes_clean_during_a_copy_is_announced_late,
     Shared two_writers_at_once_make_one_event_and_both_come_after_it,
@@ -129,6 +131,54 @@ fn slept(place: &Place, gap: Gap) -> Check {
             clean(&file);
         }
     })
+}
+
+/// A direct write to a file that is dirty and announced, so that its first look has nothing to do.
+fn a_direct_write_whose_file_becomes_clean_after_its_last_check_is_announced(
+    place: &Place,
+) -> Check {
+    let (file, direct) = dirty_and_direct(place);
+    let place = place.clone();
+    Box::new(move |trace| overtaken_direct_write(trace, &file, direct, &place))
+}
+
+fn a_direct_write_is_announced_where_the_kernel_has_no_kiocb_invalidate_pages(place: &Place) {
+    let (file, direct) = dirty_and_direct(place);
+    let mut trace = Trace::start_hiding(&place.directory, "kiocb_invalidate_pages");
+    overtaken_direct_write(&mut trace, &file, direct, place);
+    trace.end_cleanly();
+}
+
+fn dirty_and_direct(place: &Place) -> (File, File) {
+    let path = place.file("data");
+    let file = long_file(&path);
+    let direct = File::options()
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .expect("open with O_DIRECT");
+    (file, direct)
+}
+
+fn overtaken_direct_write(trace: &mut Trace, file: &File, direct: File, place: &Place) {
+    let mut open = spin::open(Gap::Checked);
+    // Twice, so that the file is known to be dirty and announced.
+    write(file, 0);
+    write(file, 1);
+    let event = only(&trace.events(), file, place);
+    assert_eq!(event["generation"], 1, "{event}");
+    let memory = Mapping::aligned(4096);
+    let held = open.hold(move || direct.write_all_at(memory.bytes(), FAR).expect("pwrite"));
+    let tid = held.tid;
+    clean(file);
+    let cleaned = now();
+    let ((), _) = held.release();
+    let event = only(&trace.events(), file, place);
+    assert_eq!(
+        (&event["generation"], &event["tid"]),
+        (&2.into(), &tid.into())
+    );
+    assert!(cleaned < time(&event), "{cleaned} < {event}");
 }
 
 /// One write, and between two of its pages those before are written back.

@@ -3,13 +3,17 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use crate::{
+    coverage::{defragment, place_on_disk},
     harness::{Check, Place},
     tests,
-    trace::Trace,
+    tools::run,
+    trace::{Trace, about},
     workload::Mapping,
 };
 
@@ -18,6 +22,9 @@ tests! {
     Shared what_does_not_modify_data_makes_no_event,
     Alone premod_does_not_report_itself_and_hides_nobody,
     Shared after_loading_only_the_needed_capabilities_are_left,
+    Shared data_that_btrfs_moves_is_nobodys_change,
+    Shared data_that_btrfs_moves_by_itself_is_nobodys_change on OldestAndNewest,
+    Shared defragmentation_hides_no_write,
 }
 
 fn what_does_not_modify_data_makes_no_event(place: &Place) -> Check {
@@ -84,7 +91,7 @@ fn premod_does_not_report_itself_and_hides_nobody(place: &Place) {
     end(&mut trace);
 }
 
-fn premod_with_output(place: &Place, log: &std::path::Path, more: &[&str]) -> std::process::Child {
+fn premod_with_output(place: &Place, log: &Path, more: &[&str]) -> std::process::Child {
     use std::io::{BufRead, BufReader};
     let mut child = std::process::Command::new("premod")
         .args(["trace", "--json", "-o"])
@@ -103,13 +110,13 @@ fn premod_with_output(place: &Place, log: &std::path::Path, more: &[&str]) -> st
     child
 }
 
-fn wait_for(log: &std::path::Path, wanted: &str) -> String {
+fn wait_for(log: &Path, wanted: &str) -> String {
     for _ in 0..600 {
         let text = fs::read_to_string(log).expect("the log");
         if text.contains(wanted) {
             return text;
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     panic!(
         "{wanted} did not come: {}",
@@ -142,4 +149,97 @@ fn only_the_needed_capabilities_are_left(trace: &mut Trace) {
     assert_eq!(value("CapPrm:"), needed, "{status}");
     assert_eq!(value("CapInh:"), 0, "{status}");
     assert_eq!(trace.events(), Vec::<serde_json::Value>::new());
+}
+
+/// The filesystem that the place is on.
+fn mount_point(place: &Place) -> &str {
+    let traced = place.directory.parent().and_then(Path::parent);
+    traced.and_then(Path::to_str).expect("a plain path")
+}
+
+/// A balance moves all data, through an inode of its own.
+fn data_that_btrfs_moves_is_nobodys_change(place: &Place) -> Check {
+    let path = place.file("data");
+    let place = place.clone();
+    Box::new(move |trace| {
+        if place.filesystem != "btrfs" {
+            return;
+        }
+        let file = File::create_new(&path).expect("a new file");
+        file.write_all_at(&[b'x'; 1 << 20], 0).expect("writing");
+        rustix::fs::sync();
+        assert_eq!(about(&trace.events(), &path).len(), 1);
+        let before = place_on_disk(&file);
+        run("btrfs", &["balance", "start", "-d", mount_point(&place)]);
+        assert_ne!(place_on_disk(&file), before, "it was not moved");
+        rustix::fs::sync();
+        assert_eq!(trace.events(), Vec::<serde_json::Value>::new());
+        file.write_all_at(b"y", 0).expect("writing");
+        assert_eq!(about(&trace.events(), &path).len(), 1);
+    })
+}
+
+/// The mount option `autodefrag`: a thread of the kernel does it, some time after small writes.
+fn data_that_btrfs_moves_by_itself_is_nobodys_change(place: &Place) -> Check {
+    let path = place.file("data");
+    let place = place.clone();
+    Box::new(move |trace| {
+        if place.filesystem != "btrfs" {
+            return;
+        }
+        let remount = |options| run("mount", &["-o", options, mount_point(&place)]);
+        remount("remount,autodefrag,commit=1");
+        let file = File::create_new(&path).expect("a new file");
+        // From the end, so that no two extents are one.
+        for block in (0..32).rev() {
+            file.write_all_at(&[b'x'; 4096], block * 4096)
+                .expect("writing");
+            file.sync_all().expect("fsync");
+        }
+        let _ = trace.events();
+        let before = place_on_disk(&file);
+        let began = Instant::now();
+        while place_on_disk(&file) == before {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "it was not moved"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+            file.sync_all().expect("fsync");
+        }
+        remount("remount,noautodefrag,commit=30");
+        assert_eq!(trace.events(), Vec::<serde_json::Value>::new());
+        file.write_all_at(b"y", 0).expect("writing");
+        assert_eq!(about(&trace.events(), &path).len(), 1);
+    })
+}
+
+/// It leaves dirty pages behind, which are nobody's change. What is written to them is.
+fn defragmentation_hides_no_write(place: &Place) -> Check {
+    let path = place.file("data");
+    let place = place.clone();
+    Box::new(move |trace| {
+        if place.filesystem != "btrfs" {
+            return;
+        }
+        let file = File::create_new(&path).expect("a new file");
+        file.write_all_at(&[b'x'; 65536], 0).expect("writing");
+        // Once more, so that the file is known to be dirty and announced.
+        file.write_all_at(b"x", 0).expect("writing");
+        file.sync_all().expect("fsync");
+        assert_eq!(about(&trace.events(), &path).len(), 1);
+        for _ in 0..3 {
+            defragment(&file);
+            assert_eq!(about(&trace.events(), &path).len(), 0);
+            file.write_all_at(b"y", 0).expect("writing");
+            file.write_all_at(b"y", 1).expect("writing");
+            let events = trace.events();
+            let events = about(&events, &path);
+            assert_eq!(events.len(), 1, "{events:?}");
+            assert_eq!(events[0]["pre"], true, "{events:?}");
+            defragment(&file);
+            file.sync_all().expect("fsync");
+            assert_eq!(about(&trace.events(), &path).len(), 0);
+        }
+    })
 }

@@ -51,9 +51,24 @@ impl Trace {
     /// Runs `premod trace --json` with these arguments. `directory` has to be traced: it is where the
     /// sentinels are written.
     pub(crate) fn start_with(directory: &Path, arguments: &[&str]) -> Self {
+        Self::run(directory, arguments, &[])
+    }
+
+    /// As [`Trace::start`], as if the kernel did not have these functions.
+    pub(crate) fn start_hiding(directory: &Path, functions: &str) -> Self {
+        let path = directory.to_str().expect("a plain path");
+        Self::run(
+            directory,
+            &[path],
+            &[("PREMOD_HIDDEN_FUNCTIONS", functions)],
+        )
+    }
+
+    fn run(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new("premod")
             .args(["trace", "--json"])
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

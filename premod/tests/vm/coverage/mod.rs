@@ -3,6 +3,7 @@
 //! A way is tried in three periods. In each it changes the data several times; the first change has to be
 //! announced once and before it, the others not at all. Then the file is synced, and the next period begins.
 
+mod calls_of_32_bits;
 pub(crate) mod dax;
 mod ioctls;
 mod mappings;
@@ -13,7 +14,10 @@ mod splices;
 mod stacked;
 mod writes;
 
-pub(crate) use self::sizes::dedupe;
+pub(crate) use self::{
+    silent::{defragment, place_on_disk},
+    sizes::dedupe,
+};
 
 use std::{
     fs::File,

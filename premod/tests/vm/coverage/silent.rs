@@ -1,12 +1,12 @@
 //! What must make no event, because it changes no byte.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     os::unix::fs::{FileExt, PermissionsExt},
     time::{Duration, SystemTime},
 };
 
-use super::{BLOCK, BLOCKS, Change, Effect, ways, writes};
+use super::{BLOCK, BLOCKS, Change, Effect, ioctls::ioctl, ways, writes};
 use crate::{harness::Place, workload::Mapping};
 
 ways! {
@@ -23,6 +23,7 @@ ways! {
     "silent: open for writing" => open_for_writing,
     "silent: fsync" => fsync,
     "silent: rename and link" => rename_and_link,
+    "silent: defragmentation" => defragmentation,
 }
 
 const LENGTH: usize = (BLOCKS * BLOCK) as usize;
@@ -167,4 +168,76 @@ fn rename_and_link(place: &Place) -> Result<Change, String> {
             fs::remove_file(&other).expect("unlink");
         })
     })
+}
+
+fn defragmentation(place: &Place) -> Result<Change, String> {
+    if place.filesystem != "btrfs" {
+        return Err("here it is a change: EXT4_IOC_MOVE_EXT, XFS_IOC_SWAPEXT".to_owned());
+    }
+    silent(place, |target| {
+        let file = target.same();
+        Box::new(move |_| {
+            let before = place_on_disk(&file);
+            defragment(&file);
+            file.sync_all().expect("fsync");
+            assert_ne!(place_on_disk(&file), before, "it was not moved");
+        })
+    })
+}
+
+/// Defragments a file of btrfs. Its data is in dirty pages then.
+pub(crate) fn defragment(file: &File) {
+    /// `struct btrfs_ioctl_defrag_range_args` of linux/btrfs.h.
+    #[repr(C)]
+    struct DefragRange {
+        start: u64,
+        length: u64,
+        flags: u64,
+        threshold: u32,
+        compression: u32,
+        unused: [u32; 4],
+    }
+    const BTRFS_IOC_DEFRAG_RANGE: u32 = 0x4030_9410;
+    /// Compress: else it leaves a file alone that is in one piece.
+    const COMPRESS: u64 = 1;
+    const ZLIB: u32 = 1;
+    let mut arguments = DefragRange {
+        start: 0,
+        length: u64::MAX,
+        flags: COMPRESS,
+        threshold: 0,
+        compression: ZLIB,
+        unused: [0; 4],
+    };
+    ioctl(file, BTRFS_IOC_DEFRAG_RANGE, &mut arguments).expect("BTRFS_IOC_DEFRAG_RANGE");
+}
+
+/// Where a file's first block is on its disk.
+pub(crate) fn place_on_disk(file: &File) -> u64 {
+    /// `struct fiemap` of linux/fiemap.h with one `struct fiemap_extent`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Map {
+        start: u64,
+        length: u64,
+        flags: u32,
+        mapped: u32,
+        count: u32,
+        reserved: u32,
+        logical: u64,
+        physical: u64,
+        rest: [u64; 5],
+    }
+    const FS_IOC_FIEMAP: u32 = 0xc020_660b;
+    /// What is on its way to the disk has got its place.
+    const SYNC: u32 = 1;
+    let mut map = Map {
+        length: BLOCK,
+        flags: SYNC,
+        count: 1,
+        ..Map::default()
+    };
+    ioctl(file, FS_IOC_FIEMAP, &mut map).expect("FS_IOC_FIEMAP");
+    assert_eq!(map.mapped, 1);
+    map.physical
 }

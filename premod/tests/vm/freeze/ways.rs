@@ -33,10 +33,11 @@ const NOT_PREVENTED: [&str; 8] = [
     "silent: rename and link",
 ];
 /// Files below a loop device are refused, and so are those of a filesystem that the test disk cannot be.
-const REFUSED: [&str; 3] = [
+const REFUSED: [&str; 4] = [
     "loop device",
     "loop device with direct I/O",
     "XFS_IOC_EXCHANGE_RANGE (both files)",
+    "XFS_IOC_COMMIT_RANGE (both files)",
 ];
 /// Whoever has not been held or answered after this waits for the NFS server to answer something else.
 const DECIDED: Duration = Duration::from_secs(20);
