@@ -153,12 +153,17 @@ impl Inode {
         unsafe { load!(self.0, inode_i_generation) }
     }
 
+    /// How many names it has in its filesystem.
+    #[inline(always)]
+    pub(crate) fn links(self) -> u32 {
+        // SAFETY: i_nlink is an unsigned int.
+        unsafe { load!(self.0, inode_i_nlink) }
+    }
+
     /// More than one name in its filesystem.
     #[inline(always)]
     pub(crate) fn has_links(self) -> bool {
-        // SAFETY: i_nlink is an unsigned int.
-        let links: u32 = unsafe { load!(self.0, inode_i_nlink) };
-        links > 1
+        self.links() > 1
     }
 
     #[inline(always)]
@@ -198,25 +203,6 @@ impl Inode {
         }
         let superblock = self.superblock();
         superblock.bdi() != setting!(untracked_bdi) && superblock.magic() != setting!(overlay_magic)
-    }
-
-    /// Address of the `d_alias` of some dentry of the inode; 0 if there is none in memory.
-    #[inline(always)]
-    pub(crate) fn first_alias(self) -> u64 {
-        // SAFETY: i_dentry.first is a pointer.
-        let alias: *const u8 = unsafe { load!(self.0, inode_i_dentry_first) };
-        alias as u64
-    }
-
-    /// Some dentry of the inode, untyped; 0 if there is none in memory.
-    #[inline(always)]
-    pub(crate) fn some_dentry(self) -> u64 {
-        let alias = self.first_alias();
-        if alias == 0 {
-            0
-        } else {
-            alias - u64::from(fact!(dentry_d_alias))
-        }
     }
 }
 
@@ -334,9 +320,9 @@ impl Place {
             && unsafe { load!(self.dentry as *const u8, dentry_d_inode: u64) } == inode.address()
     }
 
-    /// Whether the name has been unlinked.
+    /// Whether the name is one no more.
     #[inline(always)]
-    pub(crate) fn is_deleted(self) -> bool {
+    pub(crate) fn is_lost(self) -> bool {
         let dentry = self.dentry as *const u8;
         // SAFETY: a hook's dentry has kept its type; the offsets are those of members of struct dentry.
         self.dentry != 0

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use premod_common::{
     counters::Counters,
     inode::{Enrolled, InodeAddress, TRACKED_MAX, TrackedInode},
+    watched::{Watched, WatchedName},
 };
 
 use crate::{atomic::increment, kernel::Task, latch::Latch, scratch::Scratch};
@@ -24,9 +25,15 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 pub(crate) static INODES: HashMap<InodeAddress, TrackedInode> =
     HashMap::with_max_entries(TRACKED_MAX, BPF_F_NO_PREALLOC);
 
-/// Inodes of the PATHs given on the command line, with their [`premod_common::inode::ScopeRoot`].
+/// Inodes of the PATHs given on the command line, with their [`premod_common::inode::ScopeRoot`], and of the directories
+/// above them, with [`premod_common::watched::NAMES_BELOW`].
 #[map]
 pub(crate) static SCOPE: HashMap<InodeAddress, u32> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The names by which the PATHs are reached.
+#[map]
+pub(crate) static NAMES: HashMap<WatchedName, Watched> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// When each filesystem was last synced as a whole, by the address of its superblock. If one falls out,
