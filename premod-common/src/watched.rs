@@ -47,9 +47,17 @@ impl WatchedName {
 pub struct Watched {
     /// The inode that had the name when user space looked; 0 if none had.
     pub inode: InodeAddress,
-    /// Not 0: it is the last component of a PATH, so that whatever has the name is inside. Otherwise, if another inode
-    /// has the name, nobody knows what is below until user space has looked again.
-    pub last: u64,
+    /// [`Watched::LAST`] and [`Watched::LINKS`].
+    pub flags: u64,
+}
+
+impl Watched {
+    /// It is the last component of a PATH, so that whatever has the name is inside. Otherwise, if another inode has the
+    /// name, nobody knows what is below until user space has looked again.
+    pub const LAST: u64 = 1 << 0;
+    /// It is a symbolic link, or one comes after it. If another directory or link gets the name the PATH may lead
+    /// anywhere, until user space has looked again.
+    pub const LINKS: u64 = 1 << 1;
 }
 
 #[cfg(feature = "user")]

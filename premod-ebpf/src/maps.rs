@@ -49,6 +49,13 @@ pub(crate) static LAST_SYNC: Latch = Latch::new();
 #[unsafe(link_section = ".data.epoch")]
 pub(crate) static SCOPE_EPOCH: Latch = Latch::new();
 
+/// How often a name was given to something else by which a symbolic link is reached ([`Watched::LINKS`]), and how many of
+/// these changes user space has followed. In sections of their own, as [`SCOPE_EPOCH`].
+#[unsafe(link_section = ".data.switched")]
+pub(crate) static LINKS_SWITCHED: Latch = Latch::new();
+#[unsafe(link_section = ".data.followed")]
+pub(crate) static LINKS_FOLLOWED: Latch = Latch::new();
+
 /// Tasks in the middle of a deduplication, with the inode whose blocks are replaced by equal ones. If one
 /// falls out, its deduplication is announced like a write.
 #[map]

@@ -16,7 +16,7 @@ use self::search::search;
 use crate::{
     atomic::{compare_and_swap, exchange, or},
     kernel::{Inode, Place, untyped},
-    maps::{SCOPE_EPOCH, setting},
+    maps::{LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, setting},
     quiet,
 };
 
@@ -108,6 +108,14 @@ pub(crate) fn forget_verdicts() {
     SCOPE_EPOCH.increase();
 }
 
+/// A name by which a symbolic link is reached was given to something else: what is outside is not known until user space
+/// has followed the link.
+#[inline(always)]
+pub(crate) fn link_switched() {
+    LINKS_SWITCHED.increase();
+    forget_verdicts();
+}
+
 /// Finds it out, and keeps the verdict: [`Whereabouts`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -134,6 +142,9 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
         {
             found = Whereabouts::UNDECIDED.0;
         }
+    }
+    if found == Whereabouts::OUTSIDE.0 && LINKS_SWITCHED.get() != LINKS_FOLLOWED.get() {
+        found = Whereabouts::UNDECIDED.0;
     }
     if keeps && !entry.is_null() {
         // SAFETY: as above. Nobody else writes the mount while the word is busy.

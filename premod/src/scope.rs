@@ -49,6 +49,9 @@ pub(crate) struct Maps {
     pub(crate) roots: HashMap<MapData, InodeAddress, u32>,
     pub(crate) names: HashMap<MapData, WatchedName, Expected>,
     pub(crate) epoch: Array<MapData, u64>,
+    /// How often the kernel side has seen a symbolic link switched, and how often user space has looked since.
+    pub(crate) switched: Array<MapData, u64>,
+    pub(crate) followed: Array<MapData, u64>,
 }
 
 /// The scope map and what keeps it true.
@@ -63,6 +66,8 @@ pub(crate) struct Scope {
     told: (HashSet<InodeAddress>, HashSet<WatchedName>),
     /// The epoch at the last look.
     epoch: u64,
+    /// As many switches of symbolic links had been seen then.
+    switched: u64,
     looks: Looks,
 }
 
@@ -99,6 +104,7 @@ impl Scope {
             mounted: Vec::new(),
             told: (HashSet::new(), HashSet::new()),
             epoch: 0,
+            switched: 0,
             looks: Looks::default(),
         };
         for path in &mut scope.paths {
@@ -124,11 +130,18 @@ impl Scope {
         enroller: &mut Enroller,
     ) -> Result<Vec<(PathBuf, PathChanged)>, Error> {
         let remounted = self.mounts.have_changed();
-        let epoch = self.read_epoch()?;
+        let epoch = read(&self.maps.epoch)?;
         let stirred = std::mem::replace(&mut self.epoch, epoch) != epoch || remounted;
-        let mut changed = remounted;
+        // Before the look. A switch raises the epoch, too.
+        let switched = if stirred {
+            read(&self.maps.switched)?
+        } else {
+            self.switched
+        };
+        let relinked = std::mem::replace(&mut self.switched, switched) != switched;
+        let mut changed = remounted || relinked;
         let mut changes = Vec::new();
-        for index in self.suspects(stirred) {
+        for index in self.suspects(stirred, relinked) {
             let path = &mut self.paths[index];
             let (change, any) = path.examine(enroller, &self.learnt, false)?;
             changes.extend(change.map(|change| (path.given().to_owned(), change)));
@@ -149,7 +162,7 @@ impl Scope {
 
     /// Which PATHs are to be looked up now: those that seem to be changed, a few of those that are gone, and if anything
     /// on the way may have changed, all of them, a few at a time.
-    fn suspects(&mut self, stirred: bool) -> Vec<usize> {
+    fn suspects(&mut self, stirred: bool, relinked: bool) -> Vec<usize> {
         let (paths, looks) = (&self.paths, &mut self.looks);
         let all = paths.len();
         let mut suspects = Vec::new();
@@ -159,7 +172,9 @@ impl Scope {
         };
         if stirred {
             looks.due = all;
-            suspects.extend((0..all).filter(|&index| paths[index].seems_changed()));
+            suspects.extend((0..all).filter(|&index| {
+                relinked && paths[index].has_links() || paths[index].seems_changed()
+            }));
         } else {
             let index = turn(&mut looks.cheap);
             if paths[index].seems_changed() {
@@ -236,19 +251,21 @@ impl Scope {
         }
         *inodes = all.roots.into_keys().collect();
         *names = all.names.into_keys().collect();
-        let epoch = self.read_epoch()?;
+        let epoch = read(&self.maps.epoch)?;
         let failed = |error| Error::kernel("cannot update the scope", &error);
+        let switched = self.switched;
+        self.maps.followed.set(0, switched, 0).map_err(failed)?;
         let next = epoch.wrapping_add(EPOCH_STEP);
         self.maps.epoch.set(0, next, 0).map_err(failed)?;
         // If directories were renamed since the look, the next one is not spared.
         self.epoch = self.epoch.wrapping_add(EPOCH_STEP);
         Ok(())
     }
+}
 
-    fn read_epoch(&self) -> Result<u64, Error> {
-        let failed = |error| Error::kernel("cannot read the scope's epoch", &error);
-        self.maps.epoch.get(&0, 0).map_err(failed)
-    }
+fn read(number: &Array<MapData, u64>) -> Result<u64, Error> {
+    let failed = |error| Error::kernel("cannot read the scope's state", &error);
+    number.get(&0, 0).map_err(failed)
 }
 
 /// Refuses places where premod could not keep its word.

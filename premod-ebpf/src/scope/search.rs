@@ -17,7 +17,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use premod_common::{
     event::{NAME_SPACE, SEARCH_MAX},
     inode::{InodeAddress, ScopeRoot},
-    watched::{NAMES_BELOW, WatchedName, kind_of},
+    watched::{NAMES_BELOW, Watched, kind_of},
 };
 
 use super::Whereabouts;
@@ -159,27 +159,17 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
 /// `scratch` is a taken slot.
 #[inline(always)]
 fn by_name(scratch: *mut Scratch, directory: InodeAddress) -> u64 {
-    // SAFETY: `step` vouches for `scratch`. All pointers given to helpers lie inside of it.
+    // SAFETY: `step` vouches for `scratch`.
     unsafe {
         let child = (*scratch).search.child;
         if is_unhashed(child) {
             return UNFINISHED;
         }
-        let key = &raw mut (*scratch).watched;
-        (*key).directory = directory;
-        let words = (&raw mut (*key).name).cast::<u64>();
-        for word in 0..NAME_SPACE / size_of::<u64>() {
-            write_volatile(words.add(word), 0);
-        }
-        bpf_probe_read_kernel_str(
-            words.cast(),
-            NAME_SPACE as u32,
-            read(child + u64::from(fact!(dentry_d_name_name))) as *const c_void,
-        );
-        let Some(watched) = NAMES.get(&*key) else {
+        let name = read(child + u64::from(fact!(dentry_d_name_name)));
+        let Some(watched) = look_up(scratch, directory, name) else {
             return UNFINISHED;
         };
-        if read_volatile(&raw const watched.last) != 0 {
+        if read_volatile(&raw const watched.flags) & Watched::LAST != 0 {
             return Whereabouts::INSIDE.0;
         }
         let seen = (*scratch).search.child_inode;
@@ -188,6 +178,53 @@ fn by_name(scratch: *mut Scratch, directory: InodeAddress) -> u64 {
         } else {
             Whereabouts::UNDECIDED.0
         }
+    }
+}
+
+/// What is known of the name at this address, in this directory.
+///
+/// # Safety
+/// `scratch` is a taken slot.
+#[inline(always)]
+unsafe fn look_up(
+    scratch: *mut Scratch,
+    directory: InodeAddress,
+    name: u64,
+) -> Option<&'static Watched> {
+    // SAFETY: the caller vouches for `scratch`. All pointers given to helpers lie inside of it. A map value is there for as
+    // long as the program runs.
+    unsafe {
+        let key = &raw mut (*scratch).watched;
+        (*key).directory = directory;
+        let words = (&raw mut (*key).name).cast::<u64>();
+        for word in 0..NAME_SPACE / size_of::<u64>() {
+            write_volatile(words.add(word), 0);
+        }
+        bpf_probe_read_kernel_str(words.cast(), NAME_SPACE as u32, name as *const c_void);
+        NAMES.get(&*key)
+    }
+}
+
+/// Whether the name at this address, in this directory, is one by which a symbolic link is reached: 1 or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn leads_to_link(directory: InodeAddress, name: u64) -> u64 {
+    // SAFETY: as in `search`.
+    let watched = unsafe { SCOPE.get(directory) }.is_some_and(|root| *root & NAMES_BELOW != 0);
+    if !watched {
+        return 0;
+    }
+    let Some(scratch) = take() else {
+        return 1;
+    };
+    // SAFETY: the slot is ours until it is released.
+    unsafe {
+        let flags = match look_up(scratch, directory, name) {
+            Some(watched) => read_volatile(&raw const watched.flags),
+            None => 0,
+        };
+        release(scratch);
+        u64::from(flags & Watched::LINKS != 0)
     }
 }
 

@@ -193,6 +193,14 @@ pub const HOOKS: &[Hook] = &[
         when: When::Scoped,
     },
     Hook {
+        sees: "symbolic links",
+        ways: &[fexit("vfs_symlink", "vfs_symlink")],
+        cost: "where a PATH leads through a new symbolic link would be noticed only after up to 0.1 s",
+        essential: false,
+        decides: true,
+        when: When::Scoped,
+    },
+    Hook {
         sees: "deduplication",
         ways: &[fentry("vfs_dedupe_file_range_one", "dedupe_begins")],
         cost: "it is reported as a write, though no byte changes",

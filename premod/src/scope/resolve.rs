@@ -12,6 +12,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use premod_common::watched::Watched;
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags},
     io::Errno,
@@ -37,6 +38,8 @@ pub(super) struct Step {
     pub(super) name: OsString,
     /// What has the name, as an index; `None` if nothing has.
     pub(super) found: Option<usize>,
+    /// Where that leads to, if it is a symbolic link.
+    pub(super) target: Option<OsString>,
     /// Whatever gets this name is what the path leads to.
     pub(super) last: bool,
 }
@@ -77,6 +80,22 @@ impl Resolved {
             end,
             canonical,
         })
+    }
+
+    /// What the kernel side has to know of a step's name.
+    pub(super) fn flags(&self, step: usize) -> u64 {
+        let is_link = |step: &Step| step.target.is_some();
+        let last = if self.steps[step].last {
+            Watched::LAST
+        } else {
+            0
+        };
+        let links = if self.steps[step..].iter().any(is_link) {
+            Watched::LINKS
+        } else {
+            0
+        };
+        last | links
     }
 
     /// What the path leads to.
@@ -151,6 +170,7 @@ impl Lookup {
                 directory,
                 name,
                 found: opened.as_ref().ok().map(|_| self.nodes.len()),
+                target: None,
                 last,
             });
             let node = match opened {
@@ -167,7 +187,9 @@ impl Lookup {
                 }
                 let target = rustix::fs::readlinkat(&node.file, "", Vec::new())?;
                 self.nodes.push(node);
-                self.add(Path::new(&OsString::from_vec(target.into_bytes())));
+                let target = OsString::from_vec(target.into_bytes());
+                self.add(Path::new(&target));
+                self.steps[step].target = Some(target);
             } else {
                 self.nodes.push(node);
                 self.trail.push(step);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -40,7 +41,7 @@ impl Enrolment {
         *self.roots.entry(name.directory).or_default() |= NAMES_BELOW;
         let known = self.names.entry(name).or_default();
         known.inode = expected.inode;
-        known.last |= expected.last;
+        known.flags |= expected.flags;
     }
 
     /// With what another PATH needs.
@@ -62,18 +63,21 @@ struct Found {
     canonical: PathBuf,
 }
 
+/// A name on the way: its directory, what has it, and where that leads to if it is a symbolic link.
+type Name = (Identity, Option<Identity>, Option<OsString>);
+
 /// A PATH that is watched.
 pub(crate) struct Watched {
     given: PathBuf,
     absolute: PathBuf,
     found: Option<Found>,
-    /// The way to it, by which a change is noticed: each name, and what had it.
-    way: Vec<(Identity, Option<Identity>)>,
+    /// The way to it, by which a change is noticed.
+    way: Vec<Name>,
     /// What the kernel side was told.
     pub(super) enrolment: Enrolment,
-    /// What it leads to, or where it ends, and the symbolic links on the way, stay open, so that their inodes stay in
-    /// memory and keep their addresses, and their numbers are not used again. What is above stays in memory with them.
-    kept: Vec<OwnedFd>,
+    /// What it leads to, or where it ends, stays open, so that its inode stays in memory and keeps its address, and its
+    /// number is not used again. What is above stays in memory with it.
+    kept: Option<OwnedFd>,
     /// It was said that what is there now cannot be traced.
     complained: bool,
 }
@@ -92,7 +96,7 @@ impl Watched {
             found: None,
             way: Vec::new(),
             enrolment: Enrolment::default(),
-            kept: Vec::new(),
+            kept: None,
             complained: false,
         };
         let resolved = Resolved::of(&watched.absolute).map_err(failed)?;
@@ -114,6 +118,14 @@ impl Watched {
     /// Nothing has the name, or nothing that can be traced.
     pub(super) fn is_gone(&self) -> bool {
         self.found.is_none()
+    }
+
+    /// Whether symbolic links are on the way.
+    pub(super) fn has_links(&self) -> bool {
+        self.enrolment
+            .names
+            .values()
+            .any(|expected| expected.flags & Expected::LINKS != 0)
     }
 
     /// The directory that has the name.
@@ -151,13 +163,13 @@ impl Watched {
         if !anew && way_of(&resolved) == self.way {
             return Ok((None, false));
         }
-        let before = self.found.take().map(|found| found.identity);
         let files: Vec<BorrowedFd<'_>> = resolved
             .nodes
             .iter()
             .map(|node| node.file.as_fd())
             .collect();
         let answers = enroller.ask(&files)?;
+        let before = self.found.take().map(|found| found.identity);
         let looked_at = resolved.end.ok().map(|index| {
             check(
                 &self.given,
@@ -168,12 +180,12 @@ impl Watched {
             self.look_at(&resolved)
         });
         self.enrolment = Enrolment::default();
-        for step in &resolved.steps {
+        for (index, step) in resolved.steps.iter().enumerate() {
             let name =
                 WatchedName::new(answers[step.directory].inode, step.name.as_encoded_bytes());
             let expected = Expected {
                 inode: step.found.map_or(0, |index| answers[index].inode),
-                last: step.last.into(),
+                flags: resolved.flags(index),
             };
             self.enrolment.add_name(name, expected);
         }
@@ -231,22 +243,19 @@ impl Watched {
             let last = resolved.steps.last();
             last.map_or(0, |step| step.found.unwrap_or(step.directory))
         });
-        self.kept = resolved
-            .nodes
-            .into_iter()
-            .enumerate()
-            .filter(|(index, node)| *index == end || node.kind == FileType::Symlink)
-            .map(|(_, node)| node.file)
-            .collect();
+        self.kept = resolved.nodes.into_iter().nth(end).map(|node| node.file);
     }
 }
 
-fn way_of(resolved: &Resolved) -> Vec<(Identity, Option<Identity>)> {
+fn way_of(resolved: &Resolved) -> Vec<Name> {
     let identity = |index: usize| resolved.nodes[index].identity;
     resolved
         .steps
         .iter()
-        .map(|step| (identity(step.directory), step.found.map(identity)))
+        .map(|step| {
+            let found = step.found.map(identity);
+            (identity(step.directory), found, step.target.clone())
+        })
         .collect()
 }
 
@@ -277,17 +286,21 @@ mod tests {
     #[test]
     fn a_name_may_be_the_end_of_one_path_and_on_the_way_of_another() {
         let name = WatchedName::new(1, b"db");
+        let (last, links) = (Expected::LAST, Expected::LINKS);
+        let expected = |inode, flags| Expected { inode, flags };
         let mut above = Enrolment::default();
-        above.add_name(name, Expected { inode: 2, last: 1 });
+        above.add_name(name, expected(2, last));
         above.add_root(2, ScopeRoot::Directory);
         let mut below = Enrolment::default();
-        below.add_name(name, Expected { inode: 2, last: 0 });
-        below.add_name(WatchedName::new(2, b"heap"), Expected { inode: 3, last: 1 });
+        below.add_name(name, expected(2, links));
+        below.add_name(WatchedName::new(2, b"heap"), expected(3, last));
         below.add_root(3, ScopeRoot::File);
         for order in [[&above, &below], [&below, &above]] {
             let mut all = Enrolment::default();
-            order.map(|one| all.add(one));
-            assert_eq!(all.names[&name], Expected { inode: 2, last: 1 });
+            for one in order {
+                all.add(one);
+            }
+            assert_eq!(all.names[&name], expected(2, last | links));
             assert_eq!(all.roots[&1], NAMES_BELOW);
             assert_eq!(all.roots[&2], ScopeRoot::Directory as u32 | NAMES_BELOW);
             assert_eq!(all.roots[&3], ScopeRoot::File as u32);

@@ -196,17 +196,41 @@ fn a_path_follows_its_symbolic_links(place: &Place) {
     assert_eq!(announced(&mut trace, &heaps[0]), 1);
     assert_eq!(announced(&mut trace, &heaps[1]), 0);
 
-    symlink("v2", &new).expect("a link");
-    fs::rename(&new, &current).expect("renaming");
-    until(&mut trace, &path, "replaced");
+    // At once, by rename and by hand.
+    for round in 1..ROUNDS {
+        if round % 2 == 0 {
+            fs::remove_file(&current).expect("unlinking");
+            symlink(format!("v{}", 1 + round % 2), &current).expect("a link");
+        } else {
+            symlink(format!("v{}", 1 + round % 2), &new).expect("a link");
+            fs::rename(&new, &current).expect("renaming");
+        }
+        let heap = &heaps[round % 2];
+        File::open(heap)
+            .and_then(|file| file.sync_all())
+            .expect("fsync");
+        change(heap);
+        let records = trace.events();
+        assert_eq!(about(&records, heap).len(), 1, "round {round}: {records:?}");
+        if round % 10 == 9 {
+            std::thread::sleep(Duration::from_millis(150));
+        }
+    }
+    std::thread::sleep(SETTLED);
+    let _ = trace.events();
     assert_eq!(announced(&mut trace, &heaps[0]), 0);
     assert_eq!(announced(&mut trace, &heaps[1]), 1);
+    symlink("v1", &new).expect("a link");
+    fs::rename(&new, &current).expect("renaming");
+    until(&mut trace, &path, "replaced");
+    assert_eq!(announced(&mut trace, &heaps[0]), 1);
+    assert_eq!(announced(&mut trace, &heaps[1]), 0);
 
     fs::remove_file(&current).expect("unlinking");
     until(&mut trace, &path, "gone");
-    symlink("v1", &current).expect("a link");
+    symlink("v2", &current).expect("a link");
     until(&mut trace, &path, "back");
-    assert_eq!(announced(&mut trace, &heaps[0]), 1);
+    assert_eq!(announced(&mut trace, &heaps[1]), 1);
     trace.end_cleanly();
 }
 
