@@ -81,11 +81,11 @@ impl Op {
 
 /// The event came before the modification.
 pub const FLAG_PRE: u8 = 1 << 0;
-/// Another CPU is announcing the same generation ([`crate::generation::Announcement::Echo`]).
-pub const FLAG_ECHO: u8 = 1 << 1;
+/// Whether the inode is below a PATH could not be decided, so that it counts as below.
+pub const FLAG_UNDECIDED: u8 = 1 << 1;
 /// An announcement of this generation was lost before.
 pub const FLAG_RETRY: u8 = 1 << 2;
-/// The inode has no name any more.
+/// The inode has no name left.
 pub const FLAG_DELETED: u8 = 1 << 3;
 /// The path has more components or bytes than the walk takes: its beginning is missing.
 pub const FLAG_PATH_CUT: u8 = 1 << 4;
@@ -105,6 +105,8 @@ pub const NAMES_MAX: usize = 4096;
 pub const NAME_SPACE: usize = 256;
 /// Most steps of the walk from the file to the root: components and mount points.
 pub const WALK_MAX: u32 = 512;
+/// Most steps from one file up, by all of its names that are in memory, when it is decided whether it lies below a PATH.
+pub const SEARCH_MAX: u32 = 16_384;
 
 /// How many directories user space remembers: those it was told last. The kernel side tells a directory anew, with a new
 /// token, when half as many others have been told since: the other half is for events that are late.

@@ -141,6 +141,8 @@ pub struct Settings {
     pub overlay_magic: u64,
     /// After how many nanoseconds a change that left no dirty page counts as written back.
     pub period: u64,
+    /// Address of premod's own mount namespace, whose mounts decide what a PATH leads to.
+    pub namespace: u64,
     /// premod's own process id in the initial pid namespace.
     pub own_pid: u32,
     /// Non-zero: only inodes below the roots in the scope map are traced.
@@ -160,4 +162,4 @@ impl Settings {
     }
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);

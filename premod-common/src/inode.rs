@@ -38,8 +38,12 @@ pub const fn identity(number: u64, generation: u32) -> u64 {
 /// Whether an inode is in the traced scope, and when that was found out.
 ///
 /// It holds for the mount that stands beside it in [`TrackedInode`], and for one epoch: when a directory
-/// is renamed or the mounts change, a new epoch begins. Whoever writes the pair takes it with
-/// [`Verdict::BUSY`] first; whoever reads it reads the verdict again after the mount.
+/// is renamed, or the mounts or the PATHs change, a new epoch begins.
+///
+/// Whoever wants to keep a verdict makes the word [`Verdict::BUSY`] *before* he looks, writes the mount, and swaps the word
+/// for the verdict; nobody else does so in the meantime. What makes a verdict of this one inode void sets
+/// [`Verdict::FORGOTTEN`], in any state: then the swap fails. Whoever reads the pair reads the verdict again after the
+/// mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Verdict(pub u64);
@@ -47,28 +51,40 @@ pub struct Verdict(pub u64);
 impl Verdict {
     /// Not found out yet.
     pub const OPEN: Self = Self(0);
-    /// Somebody is writing it.
-    pub const BUSY: Self = Self(1);
+    /// Somebody is finding it out.
+    pub const BUSY: Self = Self(1 << 2);
+    /// Bit of a verdict that is void.
+    pub const FORGOTTEN: u64 = 1 << 3;
+    const INSIDE: u64 = 1 << 0;
+    const KNOWN: u64 = 1 << 1;
+    const EPOCH_SHIFT: u32 = 4;
 
     /// A verdict of this epoch.
     #[inline(always)]
     #[must_use]
     pub const fn new(epoch: u64, inside: bool) -> Self {
-        Self(epoch << 2 | 2 | inside as u64)
+        Self(epoch << Self::EPOCH_SHIFT | Self::KNOWN | inside as u64)
     }
 
-    /// Whether it was found out in this epoch.
+    /// Whether it was found out in this epoch, and holds.
     #[inline(always)]
     #[must_use]
     pub const fn is_of(self, epoch: u64) -> bool {
-        self.0 | 1 == Self::new(epoch, true).0
+        self.0 | Self::INSIDE == Self::new(epoch, true).0
     }
 
     /// What it says.
     #[inline(always)]
     #[must_use]
     pub const fn inside(self) -> bool {
-        self.0 & 1 != 0
+        self.0 & Self::INSIDE != 0
+    }
+
+    /// Whether somebody is finding it out.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_busy(self) -> bool {
+        self.0 & Self::BUSY.0 != 0
     }
 }
 
@@ -86,6 +102,8 @@ pub struct Enrolled {
     pub mapping_flags: u32,
     /// The asking process, in the initial pid namespace.
     pub tgid: u32,
+    /// Address of the mount namespace that the file was opened in.
+    pub namespace: u64,
 }
 
 /// A directory or file whose inode stands in the scope map.
@@ -106,7 +124,7 @@ mod pod {
     unsafe impl aya::Pod for super::Enrolled {}
 }
 
-const _: () = assert!(size_of::<TrackedInode>() == 48 && size_of::<Enrolled>() == 32);
+const _: () = assert!(size_of::<TrackedInode>() == 48 && size_of::<Enrolled>() == 40);
 
 #[cfg(test)]
 mod tests {
@@ -121,7 +139,13 @@ mod tests {
         }
         for epoch in 0..4 {
             assert!(!Verdict::OPEN.is_of(epoch) && !Verdict::BUSY.is_of(epoch));
+            for forgotten in [Verdict::new(epoch, true), Verdict::OPEN, Verdict::BUSY] {
+                let forgotten = Verdict(forgotten.0 | Verdict::FORGOTTEN);
+                assert!(!forgotten.is_of(epoch) && forgotten != Verdict::BUSY);
+            }
         }
+        assert!(Verdict::BUSY.is_busy() && !Verdict::OPEN.is_busy());
+        assert!(!Verdict::new(u64::MAX, true).is_busy());
     }
 
     #[test]

@@ -11,3 +11,4 @@ pub mod generation;
 pub mod guard;
 pub mod inode;
 mod step_bits;
+pub mod watched;

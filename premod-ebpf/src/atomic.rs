@@ -39,6 +39,22 @@ pub(crate) unsafe fn exchange(place: *mut u64, new: u64) -> u64 {
     value
 }
 
+/// Sets bits at `place`.
+///
+/// # Safety
+/// `place` points to 8 aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn or(place: *mut u64, bits: u64) {
+    // SAFETY: the caller vouches for `place`.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({place} + 0) |= {bits}",
+            place = in(reg) place,
+            bits = in(reg) bits,
+        );
+    }
+}
+
 /// Adds one to a counter.
 ///
 /// # Safety

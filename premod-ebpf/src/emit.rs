@@ -14,8 +14,7 @@ use aya_ebpf::helpers::{
 use aya_log_ebpf::debug;
 use premod_common::{
     event::{
-        FLAG_ECHO, FLAG_PRE, FLAG_RANGE, FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, NAME_SPACE,
-        RecordKind,
+        FLAG_PRE, FLAG_RANGE, FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, NAME_SPACE, RecordKind,
     },
     generation::{self, Step, Word},
     inode::TrackedInode,
@@ -140,7 +139,7 @@ extern "C" fn conclude(
     let (flags, delivered) = (flags as u8, delivered != 0);
     let retry = flags & FLAG_RETRY != 0;
     // Neither the first, nor a repetition of it.
-    if flags & (FLAG_PRE | FLAG_ECHO | FLAG_RETRY) == 0 {
+    if flags & (FLAG_PRE | FLAG_RETRY) == 0 {
         count(Count::Late);
     }
     if delivered {

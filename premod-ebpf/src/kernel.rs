@@ -153,12 +153,17 @@ impl Inode {
         unsafe { load!(self.0, inode_i_generation) }
     }
 
+    /// How many names it has in its filesystem.
+    #[inline(always)]
+    pub(crate) fn links(self) -> u32 {
+        // SAFETY: i_nlink is an unsigned int.
+        unsafe { load!(self.0, inode_i_nlink) }
+    }
+
     /// More than one name in its filesystem.
     #[inline(always)]
     pub(crate) fn has_links(self) -> bool {
-        // SAFETY: i_nlink is an unsigned int.
-        let links: u32 = unsafe { load!(self.0, inode_i_nlink) };
-        links > 1
+        self.links() > 1
     }
 
     #[inline(always)]
@@ -192,9 +197,11 @@ impl Inode {
     /// which btrfs moves data of others.
     #[inline(always)]
     fn is_internal(self) -> bool {
-        // SAFETY: i_nlink is an unsigned int.
-        let links: u32 = unsafe { load!(self.0, inode_i_nlink) };
-        links == 0 && self.first_alias() == 0
+        // SAFETY: i_nlink is an unsigned int, i_dentry.first a pointer.
+        unsafe {
+            load!(self.0, inode_i_nlink: u32) == 0
+                && load!(self.0, inode_i_dentry_first: u64) == 0
+        }
     }
 
     /// Somebody's regular file on a filesystem that tracks dirty pages and holds the data itself.
@@ -209,25 +216,6 @@ impl Inode {
         superblock.bdi() != setting!(untracked_bdi)
             && superblock.magic() != setting!(overlay_magic)
             && !self.is_internal()
-    }
-
-    /// Address of the `d_alias` of some dentry of the inode; 0 if there is none in memory.
-    #[inline(always)]
-    pub(crate) fn first_alias(self) -> u64 {
-        // SAFETY: i_dentry.first is a pointer.
-        let alias: *const u8 = unsafe { load!(self.0, inode_i_dentry_first) };
-        alias as u64
-    }
-
-    /// Some dentry of the inode, untyped; 0 if there is none in memory.
-    #[inline(always)]
-    pub(crate) fn some_dentry(self) -> u64 {
-        let alias = self.first_alias();
-        if alias == 0 {
-            0
-        } else {
-            alias - u64::from(fact!(dentry_d_alias))
-        }
     }
 }
 
@@ -345,9 +333,9 @@ impl Place {
             && unsafe { load!(self.dentry as *const u8, dentry_d_inode: u64) } == inode.address()
     }
 
-    /// Whether the name has been unlinked.
+    /// Whether the name is one no more.
     #[inline(always)]
-    pub(crate) fn is_deleted(self) -> bool {
+    pub(crate) fn is_lost(self) -> bool {
         let dentry = self.dentry as *const u8;
         // SAFETY: a hook's dentry has kept its type; the offsets are those of members of struct dentry.
         self.dentry != 0

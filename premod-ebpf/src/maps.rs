@@ -9,6 +9,7 @@ use aya_ebpf::{
 use premod_common::{
     counters::Counters,
     inode::{Enrolled, InodeAddress, TRACKED_MAX, TrackedInode},
+    watched::{Watched, WatchedName},
 };
 
 use crate::{atomic::increment, latch::Latch, scratch::Scratch};
@@ -25,9 +26,15 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 pub(crate) static INODES: HashMap<InodeAddress, TrackedInode> =
     HashMap::with_max_entries(TRACKED_MAX, BPF_F_NO_PREALLOC);
 
-/// Inodes of the PATHs given on the command line, with their [`premod_common::inode::ScopeRoot`].
+/// Inodes of the PATHs given on the command line, with their [`premod_common::inode::ScopeRoot`], and of the directories
+/// above them, with [`premod_common::watched::NAMES_BELOW`].
 #[map]
 pub(crate) static SCOPE: HashMap<InodeAddress, u32> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The names by which the PATHs are reached.
+#[map]
+pub(crate) static NAMES: HashMap<WatchedName, Watched> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// When each filesystem was last synced as a whole, by the address of its superblock. If one falls out,
@@ -42,6 +49,13 @@ pub(crate) static LAST_SYNC: Latch = Latch::new();
 /// own, which is a map to user space.
 #[unsafe(link_section = ".data.epoch")]
 pub(crate) static SCOPE_EPOCH: Latch = Latch::new();
+
+/// How often a name was given to something else by which a symbolic link is reached ([`Watched::LINKS`]), and how many of
+/// these changes user space has followed. In sections of their own, as [`SCOPE_EPOCH`].
+#[unsafe(link_section = ".data.switched")]
+pub(crate) static LINKS_SWITCHED: Latch = Latch::new();
+#[unsafe(link_section = ".data.followed")]
+pub(crate) static LINKS_FOLLOWED: Latch = Latch::new();
 
 /// What is counted, a value for each CPU: the loader sets how many there are. User space maps it.
 #[map]

@@ -6,15 +6,15 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_ringbuf_output};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str, bpf_ringbuf_output};
 use premod_common::event::{
     DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX,
-    RecordKind,
+    RecordKind, SEARCH_MAX, WALK_MAX,
 };
 
 use crate::{
     directories::{self, Identity},
-    kernel::{Inode, Place, load, read, read_u32},
+    kernel::{Inode, Place, load, read, read_u32, untyped},
     maps::{EVENTS, fact},
     scratch::{Located, Scratch, Walk, walk_up},
 };
@@ -32,13 +32,17 @@ const AT_FILESYSTEM_ROOT: u64 = 2;
 /// `scratch` is a taken slot.
 #[inline(always)]
 pub(crate) unsafe fn begin(scratch: *mut Scratch, inode: Inode, place: Place) -> u8 {
+    let deleted = inode.links() == 0;
     // A file opened through overlayfs has the names that it has there. Those of its own filesystem are the
     // ones that go with its inode and device.
     let named = place.names(inode);
-    let (dentry, mount) = if named {
+    // A name that is one no more is told if it was the last.
+    let lost = named && !deleted && place.is_lost();
+    let (dentry, mount) = if named && !lost {
         (place.dentry, place.mount)
     } else {
-        (inode.some_dentry(), 0)
+        let mount = if lost { place.mount } else { 0 };
+        (some_name(untyped(inode.address())), mount)
     };
     let superblock = inode.superblock();
     // SAFETY: the caller vouches for `scratch`, and a hook's dentry has kept its type.
@@ -55,16 +59,60 @@ pub(crate) unsafe fn begin(scratch: *mut Scratch, inode: Inode, place: Place) ->
         };
         (*scratch).record.names_length = 0;
         (*scratch).record.directory = 0;
-        if named && mount != 0 {
+        if named && !lost && mount != 0 {
             read_name(scratch, place.dentry as *const u8, place.mount as *const u8);
         }
     }
-    let deleted = if named {
-        place.is_deleted()
-    } else {
-        dentry == 0 || is_deleted(dentry)
-    };
     if deleted { FLAG_DELETED } else { 0 }
+}
+
+/// Where [`some_name`] stands.
+#[repr(C)]
+struct Names {
+    /// The next name: address of a dentry's `d_alias`.
+    alias: u64,
+    /// The inode has names.
+    linked: u64,
+    /// Some dentry of it.
+    found: u64,
+}
+
+/// A dentry by whose name the inode is to be found, or if it has no names left, the last one; 0 if there is none in
+/// memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn some_name(inode: u64) -> u64 {
+    let mut names = Names {
+        alias: read(inode + u64::from(fact!(inode_i_dentry_first))),
+        linked: read_u32(inode + u64::from(fact!(inode_i_nlink))).into(),
+        found: 0,
+    };
+    // SAFETY: `try_name` has the signature that bpf_loop calls, and `names` outlives the loop.
+    unsafe {
+        bpf_loop(
+            SEARCH_MAX,
+            try_name as *mut c_void,
+            (&raw mut names).cast(),
+            0,
+        );
+    }
+    names.found
+}
+
+/// One name. Returns 1 to stop.
+unsafe extern "C" fn try_name(_index: u64, names: *mut Names) -> i64 {
+    // SAFETY: `some_name` passes on the address of a variable of its own.
+    let names = unsafe { &mut *names };
+    if names.alias == 0 {
+        return 1;
+    }
+    let dentry = names.alias - u64::from(fact!(dentry_d_alias));
+    if names.linked == 0 || read(dentry + u64::from(fact!(dentry_d_hash_pprev))) != 0 {
+        names.found = dentry;
+        return 1;
+    }
+    names.alias = read(names.alias + u64::from(fact!(hlist_node_next)));
+    0
 }
 
 /// Reads the file's own name, and which directory it is in. Whatever is not plain sailing is left to [`locate`].
@@ -97,13 +145,6 @@ unsafe fn read_name(scratch: *mut Scratch, dentry: *const u8, mount: *const u8) 
         (*scratch).file.parent = parent as u64;
         (*scratch).record.names_length = written as u16;
     }
-}
-
-/// As [`Place::is_deleted`], for a dentry without a type.
-#[inline(always)]
-fn is_deleted(dentry: u64) -> bool {
-    read(dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
-        && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry
 }
 
 /// Gives the record its directory, and tells user space the directory's path if it does not know it; false if there
@@ -165,7 +206,6 @@ extern "C" fn find_directory(scratch: *mut Scratch) -> u64 {
             mount: (*file).mount,
             mount_root: root_of((*file).mount),
             length: 0,
-            alias: 0,
             outcome: UNFINISHED,
         };
     }
@@ -182,7 +222,7 @@ extern "C" fn read_own_name(scratch: *mut Scratch) -> u64 {
     // SAFETY: the caller's slot.
     unsafe {
         if (*scratch).file.dentry != 0 {
-            walk_up(scratch, step_to_name);
+            walk_up(scratch, WALK_MAX, step_to_name);
         }
     }
     0
@@ -219,7 +259,7 @@ extern "C" fn tell_directory(scratch: *mut Scratch) -> u64 {
     // SAFETY: the caller's slot; `directory_names.len()` after `directory` bounds the size of the output.
     unsafe {
         (*scratch).walk.outcome = UNFINISHED;
-        walk_up(scratch, step);
+        walk_up(scratch, WALK_MAX, step);
         let outcome = (*scratch).walk.outcome;
         let length = (*scratch).walk.length.min((NAMES_MAX + NAME_SPACE) as u64);
         let token = directories::new_token();

@@ -1,42 +1,68 @@
 //! Whether an inode lies below one of the PATHs that are traced.
 //!
-//! The verdict is found by walking up, and kept in the inode's entry together with the mount and the
-//! epoch that it holds for. Ancestors are followed beyond the root of a bind mount, because the file is in
-//! the subtree by whatever mount it was opened; and from the root of a filesystem to its mount point,
-//! because a filesystem mounted below a traced directory belongs to the subtree too. A file with several
-//! names is inside if any name that the kernel has in memory is.
+//! The verdict is found by walking up ([`search`]), and kept in the inode's entry together with the mount and the
+//! epoch that it holds for. What could not be decided counts as below, and is not kept.
+
+pub(crate) mod search;
 
 use core::ptr::{read_volatile, write_volatile};
 
-use premod_common::inode::{ScopeRoot, TrackedInode, Verdict};
-
-use crate::{
-    atomic::{compare_and_swap, exchange},
-    kernel::{Inode, Place, read, untyped},
-    maps::{SCOPE, SCOPE_EPOCH, fact, setting},
-    quiet,
-    scratch::{Scratch, Walk, release, take, walk_up},
+use premod_common::{
+    event::FLAG_UNDECIDED,
+    inode::{TrackedInode, Verdict},
 };
 
-const UNFINISHED: u64 = 0;
-const INSIDE: u64 = 1;
-const OUTSIDE: u64 = 2;
+use self::search::search;
+use crate::{
+    atomic::{compare_and_swap, exchange, or},
+    kernel::{Inode, Place, untyped},
+    maps::{LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, setting},
+    quiet,
+};
+
+/// Where an inode is, as a number of which the verifier need not know anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Whereabouts(u64);
+
+impl Whereabouts {
+    const OUTSIDE: Self = Self(0);
+    const INSIDE: Self = Self(1 << 0);
+    /// Nobody knows: an event too many is better than one too few.
+    const UNDECIDED: Self = Self(FLAG_UNDECIDED as u64);
+    /// Names or mounts changed during the search. Never returned to a hook.
+    const CHANGED: Self = Self(1 << 8);
+
+    #[inline(always)]
+    pub(crate) const fn is_outside(self) -> bool {
+        self.0 == Self::OUTSIDE.0
+    }
+
+    /// The `FLAG_…` bits that say how sure this is.
+    #[inline(always)]
+    pub(crate) const fn flags(self) -> u8 {
+        self.0 as u8 & FLAG_UNDECIDED
+    }
+}
 
 /// Whether the inode is traced. `entry` is its entry, where the verdict is kept; null if there is none.
 ///
 /// # Safety
-/// `entry` is null or comes from the inode map.
+/// `entry` is null or comes from the inode map, and is that of `inode`.
 #[inline(always)]
-pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Place) -> bool {
+pub(crate) unsafe fn whereabouts(
+    entry: *mut TrackedInode,
+    inode: Inode,
+    place: Place,
+) -> Whereabouts {
     if setting!(scoped) == 0 {
-        return true;
+        return Whereabouts::INSIDE;
     }
-    let epoch = SCOPE_EPOCH.get();
-    let mut kept = Verdict::OPEN;
     if !entry.is_null() {
+        let epoch = SCOPE_EPOCH.get();
         // SAFETY: the caller vouches for `entry`; the fields are aligned u64.
         unsafe {
-            kept = Verdict(read_volatile(&raw const (*entry).verdict));
+            let kept = Verdict(read_volatile(&raw const (*entry).verdict));
             if kept.is_of(epoch) {
                 let mount = read_volatile(&raw const (*entry).mount);
                 // Without a mount, the verdict found through any mount is the best there is.
@@ -48,32 +74,31 @@ pub(crate) unsafe fn is_inside(entry: *mut TrackedInode, inode: Inode, place: Pl
                         let word = read_volatile(&raw const (*entry).word);
                         quiet::learn(inode.address(), place.mount, false, entry, (word, kept.0));
                     }
-                    return kept.inside();
+                    return if kept.inside() {
+                        Whereabouts::INSIDE
+                    } else {
+                        Whereabouts::OUTSIDE
+                    };
                 }
             }
         }
     }
-    let inside = find_out(inode, place) != OUTSIDE;
-    if !entry.is_null() {
-        // SAFETY: as above.
-        unsafe {
-            if compare_and_swap(&raw mut (*entry).verdict, kept.0, Verdict::BUSY.0) {
-                write_volatile(&raw mut (*entry).mount, place.mount);
-                write_volatile(&raw mut (*entry).verdict, Verdict::new(epoch, inside).0);
-            }
-        }
-    }
-    inside
+    Whereabouts(find_out(
+        entry,
+        untyped(inode.address()),
+        untyped(place.dentry),
+        untyped(place.mount),
+    ))
 }
 
-/// Makes the kept verdict of one inode void.
+/// Makes the kept verdict of one inode void, and the one that is being found out.
 ///
 /// # Safety
 /// `entry` comes from the inode map, and is that of `inode`.
 #[inline(always)]
 pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode, inode: Inode) {
     // SAFETY: the caller vouches for `entry`.
-    unsafe { exchange(&raw mut (*entry).verdict, Verdict::OPEN.0) };
+    unsafe { or(&raw mut (*entry).verdict, Verdict::FORGOTTEN) };
     quiet::forget(inode.address());
 }
 
@@ -83,97 +108,55 @@ pub(crate) fn forget_verdicts() {
     SCOPE_EPOCH.increase();
 }
 
-/// Finds it out, without a look at what is kept.
+/// A name by which a symbolic link is reached was given to something else: what is outside is not known until user space
+/// has followed the link.
 #[inline(always)]
-fn find_out(inode: Inode, place: Place) -> u64 {
-    let dentry = if place.dentry != 0 {
-        untyped(place.dentry)
-    } else {
-        untyped(inode.some_dentry())
-    };
-    // Other names matter if there are any, and if this is none any more.
-    let alias = if inode.has_links() || !place.names(inode) || place.is_deleted() {
-        untyped(inode.first_alias())
-    } else {
-        0
-    };
-    walk_from(
-        untyped(inode.address()),
-        dentry,
-        untyped(place.mount),
-        alias,
-    )
+pub(crate) fn link_switched() {
+    LINKS_SWITCHED.increase();
+    forget_verdicts();
 }
 
-/// Whether the inode is one of the PATHs, or one of them is met on the way up from its dentry, or from another of its
-/// names (`alias`): [`INSIDE`] or [`OUTSIDE`].
+/// Finds it out, and keeps the verdict: [`Whereabouts`] as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn walk_from(inode: u64, dentry: u64, mount: u64, alias: u64) -> u64 {
-    // Whatever cannot be decided is inside: an event too many is better than one too few.
-    // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.
-    if dentry == 0 || unsafe { SCOPE.get(inode) }.is_some() {
-        return INSIDE;
+extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount: u64) -> u64 {
+    let mut keeps = false;
+    if !entry.is_null() {
+        // SAFETY: the pointer comes from the map; `verdict` is an aligned u64.
+        unsafe {
+            let before = Verdict(read_volatile(&raw const (*entry).verdict));
+            keeps = !before.is_busy()
+                && compare_and_swap(&raw mut (*entry).verdict, before.0, Verdict::BUSY.0);
+        }
     }
-    let Some(scratch) = take() else {
-        return INSIDE;
-    };
-    // SAFETY: the slot is ours until it is released.
-    unsafe {
-        (*scratch).walk = Walk {
-            dentry,
-            mount,
-            mount_root: 0,
-            length: 0,
-            alias,
-            outcome: UNFINISHED,
-        };
-        walk_up(scratch, step);
-        let outcome = (*scratch).walk.outcome;
-        release(scratch);
-        if outcome == OUTSIDE { OUTSIDE } else { INSIDE }
+    let mut epoch = SCOPE_EPOCH.get();
+    let mut found = search(inode, dentry, mount);
+    // Directories that are renamed one after the other may be met where they are together at no time.
+    if found == Whereabouts::CHANGED.0
+        || found == Whereabouts::OUTSIDE.0 && SCOPE_EPOCH.get() != epoch
+    {
+        epoch = SCOPE_EPOCH.get();
+        found = search(inode, dentry, mount);
+        if found == Whereabouts::CHANGED.0
+            || found == Whereabouts::OUTSIDE.0 && SCOPE_EPOCH.get() != epoch
+        {
+            found = Whereabouts::UNDECIDED.0;
+        }
     }
-}
-
-/// One step towards the root. Returns 1 to stop.
-unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
-    // SAFETY: `walk_up` passes on the address of a variable that holds the slot.
-    let scratch = unsafe { *context };
-    // SAFETY: the slot is taken for as long as the loop runs.
-    let walk = unsafe { &mut (*scratch).walk };
-    let inode = read(walk.dentry + u64::from(fact!(dentry_d_inode)));
-    // SAFETY: as in `find_out`.
-    if unsafe { SCOPE.get(inode) }.is_some_and(|root| *root == ScopeRoot::Directory as u32) {
-        walk.outcome = INSIDE;
-        return 1;
+    if found == Whereabouts::OUTSIDE.0 && LINKS_SWITCHED.get() != LINKS_FOLLOWED.get() {
+        found = Whereabouts::UNDECIDED.0;
     }
-    let parent = read(walk.dentry + u64::from(fact!(dentry_d_parent)));
-    if parent != walk.dentry && parent != 0 {
-        walk.dentry = parent;
-        return 0;
+    if keeps && !entry.is_null() {
+        // SAFETY: as above. Nobody else writes the mount while the word is busy.
+        unsafe {
+            let word = &raw mut (*entry).verdict;
+            write_volatile(&raw mut (*entry).mount, mount);
+            let verdict = Verdict::new(epoch, found == Whereabouts::INSIDE.0).0;
+            let decided = found != Whereabouts::UNDECIDED.0;
+            if !decided || !compare_and_swap(word, Verdict::BUSY.0, verdict) {
+                exchange(word, Verdict::OPEN.0);
+            }
+        }
     }
-    if walk.mount == 0 {
-        return try_next_name(walk);
-    }
-    let mount = walk.mount - u64::from(fact!(mount_mnt));
-    let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
-    if parent == mount || parent == 0 {
-        return try_next_name(walk);
-    }
-    walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
-    walk.mount = parent + u64::from(fact!(mount_mnt));
-    0
-}
-
-/// Arrived at the top without meeting a root: goes on with another name of the inode, if it has one.
-#[inline(always)]
-fn try_next_name(walk: &mut Walk) -> i64 {
-    if walk.alias == 0 {
-        walk.outcome = OUTSIDE;
-        return 1;
-    }
-    walk.dentry = walk.alias - u64::from(fact!(dentry_d_alias));
-    walk.mount = 0;
-    walk.alias = read(walk.alias + u64::from(fact!(hlist_node_next)));
-    0
+    found
 }

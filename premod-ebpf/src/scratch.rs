@@ -6,9 +6,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use premod_common::event::{DirectoryRecord, FirstDirtyRecord, NAME_SPACE, NAMES_MAX, WALK_MAX};
+use premod_common::{
+    event::{DirectoryRecord, FirstDirtyRecord, NAME_SPACE, NAMES_MAX},
+    watched::WatchedName,
+};
 
-use crate::{atomic::compare_and_swap, directories::Identity, maps::SCRATCH};
+use crate::{
+    atomic::compare_and_swap, directories::Identity, maps::SCRATCH, scope::search::Search,
+};
 
 /// Slots per CPU: how deep preemption can nest before an announcement counts as lost.
 pub(crate) const SLOTS: u32 = 4;
@@ -23,6 +28,10 @@ pub(crate) struct Scratch {
     pub(crate) identity: Identity,
     /// Where a walk stands.
     pub(crate) walk: Walk,
+    /// Where the search for a PATH stands.
+    pub(crate) search: Search,
+    /// A name that is looked up in that search.
+    pub(crate) watched: WatchedName,
     /// The record being built.
     pub(crate) record: FirstDirtyRecord,
     /// The file's own name.
@@ -63,8 +72,6 @@ pub(crate) struct Walk {
     pub(crate) mount: u64,
     pub(crate) mount_root: u64,
     pub(crate) length: u64,
-    /// The next name of the inode to try: address of a dentry's `d_alias`.
-    pub(crate) alias: u64,
     pub(crate) outcome: u64,
 }
 
@@ -86,16 +93,16 @@ pub(crate) fn take() -> Option<*mut Scratch> {
 /// A step of a walk: returns 1 to stop.
 pub(crate) type Step = unsafe extern "C" fn(index: u64, context: *mut *mut Scratch) -> i64;
 
-/// Calls `step` until it says to stop, or [`WALK_MAX`] times.
+/// Calls `step` until it says to stop, or `most` times.
 ///
 /// # Safety
 /// `scratch` is a taken slot.
 #[inline(always)]
-pub(crate) unsafe fn walk_up(scratch: *mut Scratch, step: Step) {
+pub(crate) unsafe fn walk_up(scratch: *mut Scratch, most: u32, step: Step) {
     // The helper takes a context on the stack only.
     let mut context = scratch;
     // SAFETY: `step` has the signature that bpf_loop calls, and `context` outlives the loop.
-    unsafe { bpf_loop(WALK_MAX, step as *mut c_void, (&raw mut context).cast(), 0) };
+    unsafe { bpf_loop(most, step as *mut c_void, (&raw mut context).cast(), 0) };
 }
 
 /// Gives a slot back.

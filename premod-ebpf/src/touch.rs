@@ -5,7 +5,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
 use premod_common::{
-    event::{FLAG_ECHO, FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
+    event::{FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
     generation::{self, Announcement, Step, Word},
     inode::{TrackedInode, Verdict, identity},
 };
@@ -18,7 +18,7 @@ use crate::{
     maps::{Count, INODES, LAST_SYNC, SYNCED, count, fact, setting},
     protocol::{self, How},
     quiet::{self, Quiet},
-    scope::is_inside,
+    scope::{Whereabouts, whereabouts},
 };
 
 /// Attempts at a compare-and-swap before a touch announces without it.
@@ -92,12 +92,13 @@ fn advance(inode: Inode, place: Place, change: Change, how: How) {
     }
     let entry = find(inode);
     // SAFETY: `entry` is null or comes from the map.
-    if !unsafe { is_inside(entry, inode, place) } {
+    let found = unsafe { whereabouts(entry, inode, place) };
+    if found.is_outside() {
         return;
     }
     let outcome = decide(entry, inode, how);
     if outcome.has_to_be_announced() {
-        announce(inode, place, change, entry, outcome);
+        announce(inode, place, change, entry, outcome.found(found));
     }
 }
 
@@ -129,6 +130,12 @@ impl Outcome {
     #[inline(always)]
     fn has_to_be_announced(self) -> bool {
         self != Self::SILENT
+    }
+
+    /// With what is to be said of where the inode is.
+    #[inline(always)]
+    const fn found(self, whereabouts: Whereabouts) -> Self {
+        Self(self.0 | whereabouts.flags() as u64)
     }
 
     #[inline(always)]
@@ -225,8 +232,7 @@ extern "C" fn attempt(entry: *mut TrackedInode, word: u64, how: u64, inode: u64)
 #[inline(always)]
 const fn flags_of(announcement: Announcement) -> u8 {
     match announcement {
-        Announcement::First => FLAG_PRE,
-        Announcement::Echo => FLAG_PRE | FLAG_ECHO,
+        Announcement::First | Announcement::Echo => FLAG_PRE,
         Announcement::Retry => FLAG_RETRY,
         Announcement::Late => 0,
     }

@@ -17,6 +17,7 @@
 //!                 println!("{} is about to change ({})", event.path.to_path_buf().display(), event.op.name());
 //!             }
 //!             Record::Lost(lost) => eprintln!("{} events lost: {}", lost.count, lost.reason.describe()),
+//!             Record::Path(change) => eprintln!("{} is {}", change.path.display(), change.change.name()),
 //!         }
 //!     }
 //!     Ok(())

@@ -42,10 +42,17 @@ pub(crate) fn all() -> Vec<PathBuf> {
     mount_points(&std::fs::read(MOUNTINFO).unwrap_or_default()).collect()
 }
 
-/// The mount points strictly below `directory`.
-pub(crate) fn below(directory: &Path) -> Vec<PathBuf> {
+/// The mount points strictly below any of these directories.
+pub(crate) fn below(directories: &[&Path]) -> Vec<PathBuf> {
+    if directories.is_empty() {
+        return Vec::new();
+    }
     let mut mounts = all();
-    mounts.retain(|mount| mount.starts_with(directory) && mount != directory);
+    mounts.retain(|mount| {
+        directories
+            .iter()
+            .any(|directory| mount.starts_with(directory) && mount != directory)
+    });
     mounts
 }
 

@@ -1,152 +1,287 @@
-//! The PATHs that are traced, as the kernel side knows them.
+//! The PATHs that are traced, as the kernel side knows them, and what keeps that true.
+//!
+//! The kernel side finds what has a PATH's name by the names on the way to it ([`premod_common::watched`]). User space
+//! looks every now and then whether they still lead to the same inodes, tells the kernel side if not, and says so in the
+//! stream.
+
+mod resolve;
+mod watched;
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use aya::maps::{Array, HashMap, MapData};
-use premod_common::inode::{Enrolled, InodeAddress, ScopeRoot};
+use premod_common::{
+    inode::{Enrolled, InodeAddress, ScopeRoot},
+    watched::{Watched as Expected, WatchedName},
+};
 use rustix::fs::{FileType, Mode, OFlags};
 
+pub(crate) use self::watched::Watched;
+use self::watched::{Enrolment, kind_of};
 use crate::{
     error::Error,
+    events::PathChanged,
     kernel::enrol::{Enroller, Learnt},
-    mounts,
+    mounts::{self, Mounts},
 };
 
 /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h, which is part of the kernel's stable interface.
 pub(crate) const OVERLAY_MAGIC: u64 = 0x794c_7630;
 
-/// An opened PATH. It stays open, so that its inode stays in memory and keeps its address.
-pub(crate) struct Root {
-    path: PathBuf,
-    file: OwnedFd,
-    kind: ScopeRoot,
-}
+/// How many PATHs are looked up at a time.
+const AT_A_TIME: usize = 16;
 
-impl Root {
-    /// Opens a PATH and checks what it is.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let refused = |source: std::io::Error| Error::Path {
-            path: path.to_owned(),
-            source,
-        };
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| refused(e.into()))?;
-        let status = rustix::fs::fstat(&file).map_err(|e| refused(e.into()))?;
-        let kind = match FileType::from_raw_mode(status.st_mode) {
-            FileType::RegularFile => ScopeRoot::File,
-            FileType::Directory => ScopeRoot::Directory,
-            other => {
-                let kind = describe(other);
-                return Err(Error::NotTraceable {
-                    path: path.to_owned(),
-                    kind,
-                });
-            }
-        };
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Ok(Self { path, file, kind })
-    }
+/// Every how many cheap looks there is a thorough one.
+const THOROUGH: usize = 16;
 
-    /// Refuses places where premod could not keep its word.
-    fn check(&self, answer: &Enrolled, learnt: &Learnt) -> Result<(), Error> {
-        if answer.magic == OVERLAY_MAGIC {
-            return Err(Error::Stacked {
-                path: self.path.clone(),
-            });
-        }
-        if answer.bdi == learnt.untracked_bdi {
-            let filesystem = filesystem_of(&self.file);
-            return Err(Error::Unseen {
-                path: self.path.clone(),
-                filesystem,
-            });
-        }
-        Ok(())
-    }
+/// After how many looks without a change the enrolment program is taken off.
+const LOOKS_UNTIL_REST: u32 = 5;
+
+/// Added to the epoch by user space: more than the kernel side ever adds, so that it does not matter if it adds in between.
+const EPOCH_STEP: u64 = 1 << 32;
+
+/// The maps that the kernel side decides by.
+pub(crate) struct Maps {
+    pub(crate) roots: HashMap<MapData, InodeAddress, u32>,
+    pub(crate) names: HashMap<MapData, WatchedName, Expected>,
+    pub(crate) epoch: Array<MapData, u64>,
+    /// How often the kernel side has seen a symbolic link switched, and how often user space has looked since.
+    pub(crate) switched: Array<MapData, u64>,
+    pub(crate) followed: Array<MapData, u64>,
 }
 
 /// The scope map and what keeps it true.
 pub(crate) struct Scope {
-    roots: Vec<Root>,
-    map: HashMap<MapData, InodeAddress, u32>,
-    epoch: Array<MapData, u64>,
+    paths: Vec<Watched>,
+    maps: Maps,
+    mounts: Mounts,
+    learnt: Learnt,
+    /// What is mounted below the PATHs.
+    mounted: Vec<(InodeAddress, ScopeRoot)>,
+    /// What stands in the maps.
+    told: (HashSet<InodeAddress>, HashSet<WatchedName>),
+    /// The epoch at the last look.
+    epoch: u64,
+    /// As many switches of symbolic links had been seen then.
+    switched: u64,
+    looks: Looks,
+}
+
+/// Which PATHs have to be looked at.
+#[derive(Default)]
+struct Looks {
+    /// The next one for a cheap look, for a thorough one, and among those that are gone.
+    cheap: usize,
+    thorough: usize,
+    gone: usize,
+    /// How many are still to be looked at thoroughly, because directories were renamed or mounts have changed.
+    due: usize,
+    /// Looks without a change.
+    quiet: u32,
 }
 
 impl Scope {
-    /// Puts the PATHs, and whatever is mounted below them, into the kernel's map.
+    /// Puts the PATHs, and whatever is mounted below them, into the kernel's maps.
     pub(crate) fn enrol(
-        roots: Vec<Root>,
-        map: HashMap<MapData, InodeAddress, u32>,
-        epoch: Array<MapData, u64>,
+        paths: Vec<Watched>,
+        maps: Maps,
         enroller: &mut Enroller,
-        learnt: &Learnt,
+        learnt: Learnt,
     ) -> Result<Self, Error> {
-        let mut scope = Self { roots, map, epoch };
-        let files: Vec<_> = scope.roots.iter().map(|root| root.file.as_fd()).collect();
-        let answers = enroller.ask(&files)?;
-        for (root, answer) in scope.roots.iter().zip(&answers) {
-            root.check(answer, learnt)?;
-            insert(&mut scope.map, answer.inode, root.kind)?;
+        // Before the mounts are read: what is mounted in between counts as a change.
+        let mounts = Mounts::watch().map_err(|error| {
+            Error::kernel("cannot watch the mounts (/proc/self/mountinfo)", &error)
+        })?;
+        let mut scope = Self {
+            paths,
+            maps,
+            mounts,
+            learnt,
+            mounted: Vec::new(),
+            told: (HashSet::new(), HashSet::new()),
+            epoch: 0,
+            switched: 0,
+            looks: Looks::default(),
+        };
+        for path in &mut scope.paths {
+            path.examine(enroller, &learnt, true)?;
         }
         scope.enrol_mounts(enroller)?;
+        scope.tell()?;
         Ok(scope)
     }
 
-    /// The mount table has changed: what is mounted below a PATH belongs to it, and what was decided
-    /// about files has to be decided again.
-    pub(crate) fn mounts_changed(&mut self, enroller: &mut Enroller) -> Result<(), Error> {
-        self.enrol_mounts(enroller)?;
-        let failed = |error| Error::kernel("cannot update the scope", &error);
-        let epoch = self.epoch.get(&0, 0).map_err(failed)?;
-        self.epoch.set(0, epoch + 1, 0).map_err(failed)
+    /// Whether every PATH is there.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &Path> {
+        self.paths
+            .iter()
+            .filter(|path| path.is_gone())
+            .map(Watched::given)
+    }
+
+    /// Looks whether the PATHs still lead to what they led to, as far as it is time for that; what has changed. What is
+    /// mounted below a PATH belongs to it, and what was decided about files has to be decided again.
+    pub(crate) fn look(
+        &mut self,
+        enroller: &mut Enroller,
+    ) -> Result<Vec<(PathBuf, PathChanged)>, Error> {
+        let remounted = self.mounts.have_changed();
+        let epoch = read(&self.maps.epoch)?;
+        let stirred = std::mem::replace(&mut self.epoch, epoch) != epoch || remounted;
+        // Before the look. A switch raises the epoch, too.
+        let switched = if stirred {
+            read(&self.maps.switched)?
+        } else {
+            self.switched
+        };
+        let relinked = std::mem::replace(&mut self.switched, switched) != switched;
+        let mut changed = remounted || relinked;
+        let mut changes = Vec::new();
+        for index in self.suspects(stirred, relinked) {
+            let path = &mut self.paths[index];
+            let (change, any) = path.examine(enroller, &self.learnt, false)?;
+            changes.extend(change.map(|change| (path.given().to_owned(), change)));
+            changed |= any;
+        }
+        if changed {
+            self.enrol_mounts(enroller)?;
+            self.tell()?;
+            self.looks.quiet = 0;
+        } else {
+            self.looks.quiet = self.looks.quiet.saturating_add(1);
+            if self.looks.quiet == LOOKS_UNTIL_REST {
+                enroller.rest()?;
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Which PATHs are to be looked up now: those that seem to be changed, a few of those that are gone, and if anything
+    /// on the way may have changed, all of them, a few at a time.
+    fn suspects(&mut self, stirred: bool, relinked: bool) -> Vec<usize> {
+        let (paths, looks) = (&self.paths, &mut self.looks);
+        let all = paths.len();
+        let mut suspects = Vec::new();
+        let turn = |next: &mut usize| {
+            *next = (*next + 1) % all;
+            *next
+        };
+        if stirred {
+            looks.due = all;
+            suspects.extend((0..all).filter(|&index| {
+                relinked && paths[index].has_links() || paths[index].seems_changed()
+            }));
+        } else {
+            let index = turn(&mut looks.cheap);
+            if paths[index].seems_changed() {
+                suspects.push(index);
+            }
+            if looks.quiet as usize % THOROUGH == THOROUGH - 1 {
+                looks.due = looks.due.max(1);
+            }
+        }
+        let due = looks.due.min(AT_A_TIME);
+        looks.due -= due;
+        suspects.extend((0..due).map(|_| turn(&mut looks.thorough)));
+        let gone: Vec<_> = (0..all).filter(|&index| paths[index].is_gone()).collect();
+        for _ in 0..gone.len().min(AT_A_TIME) {
+            looks.gone = (looks.gone + 1) % gone.len();
+            suspects.push(gone[looks.gone]);
+        }
+        suspects.sort_unstable();
+        suspects.dedup();
+        suspects
     }
 
     fn enrol_mounts(&mut self, enroller: &mut Enroller) -> Result<(), Error> {
-        let directories = self
-            .roots
-            .iter()
-            .filter(|root| root.kind == ScopeRoot::Directory)
-            .map(|root| &root.path);
-        let opened: Vec<OwnedFd> = directories
-            .flat_map(|directory| mounts::below(directory))
+        self.mounted.clear();
+        let directories: Vec<_> = self.paths.iter().filter_map(Watched::directory).collect();
+        let opened: Vec<(OwnedFd, ScopeRoot)> = mounts::below(&directories)
+            .into_iter()
             // A mount that is gone again, or hidden by another, needs no entry.
             .filter_map(|mount| {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                rustix::fs::open(mount, flags, Mode::empty()).ok()
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                let file = rustix::fs::open(mount, flags, Mode::empty()).ok()?;
+                let status = rustix::fs::fstat(&file).ok()?;
+                let kind = kind_of(FileType::from_raw_mode(status.st_mode))?;
+                Some((file, kind))
             })
             .collect();
         if opened.is_empty() {
             return Ok(());
         }
-        let files: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-        for answer in enroller.ask(&files)? {
-            insert(&mut self.map, answer.inode, ScopeRoot::Directory)?;
+        let files: Vec<_> = opened.iter().map(|(file, _)| file.as_fd()).collect();
+        let answers = enroller.ask(&files)?;
+        self.mounted = answers
+            .iter()
+            .zip(&opened)
+            .map(|(answer, (_, kind))| (answer.inode, *kind))
+            .collect();
+        Ok(())
+    }
+
+    /// Tells the kernel side what it has to know, first what is new, and makes all verdicts void.
+    fn tell(&mut self) -> Result<(), Error> {
+        let mut all = Enrolment::default();
+        for path in &self.paths {
+            all.add(&path.enrolment);
         }
+        for &(inode, kind) in &self.mounted {
+            all.add_root(inode, kind);
+        }
+        let failed = |error| Error::kernel("cannot put a PATH into the scope maps", &error);
+        for (name, expected) in &all.names {
+            self.maps.names.insert(name, expected, 0).map_err(failed)?;
+        }
+        // All of them: the kernel side removes those whose inodes have left memory.
+        for (inode, root) in &all.roots {
+            self.maps.roots.insert(inode, root, 0).map_err(failed)?;
+        }
+        let (inodes, names) = &mut self.told;
+        // What is gone already needs not be removed.
+        for inode in inodes.iter().filter(|inode| !all.roots.contains_key(inode)) {
+            let _ = self.maps.roots.remove(inode);
+        }
+        for name in names.iter().filter(|name| !all.names.contains_key(name)) {
+            let _ = self.maps.names.remove(name);
+        }
+        *inodes = all.roots.into_keys().collect();
+        *names = all.names.into_keys().collect();
+        let epoch = read(&self.maps.epoch)?;
+        let failed = |error| Error::kernel("cannot update the scope", &error);
+        let switched = self.switched;
+        self.maps.followed.set(0, switched, 0).map_err(failed)?;
+        let next = epoch.wrapping_add(EPOCH_STEP);
+        self.maps.epoch.set(0, next, 0).map_err(failed)?;
+        // If directories were renamed since the look, the next one is not spared.
+        self.epoch = self.epoch.wrapping_add(EPOCH_STEP);
         Ok(())
     }
 }
 
-fn insert(
-    map: &mut HashMap<MapData, InodeAddress, u32>,
-    inode: InodeAddress,
-    kind: ScopeRoot,
-) -> Result<(), Error> {
-    map.insert(inode, kind as u32, 0)
-        .map_err(|error| Error::kernel("cannot put a PATH into the scope map", &error))
+fn read(number: &Array<MapData, u64>) -> Result<u64, Error> {
+    let failed = |error| Error::kernel("cannot read the scope's state", &error);
+    number.get(&0, 0).map_err(failed)
 }
 
-fn describe(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Symlink => "symbolic link",
-        FileType::Fifo => "FIFO",
-        FileType::Socket => "socket",
-        FileType::CharacterDevice => "character device",
-        FileType::BlockDevice => "block device",
-        _ => "special file",
+/// Refuses places where premod could not keep its word.
+fn check(path: &Path, file: &OwnedFd, answer: &Enrolled, learnt: &Learnt) -> Result<(), Error> {
+    let path = || path.to_owned();
+    if answer.magic == OVERLAY_MAGIC {
+        return Err(Error::Stacked { path: path() });
     }
+    if answer.bdi == learnt.untracked_bdi {
+        let filesystem = filesystem_of(file);
+        return Err(Error::Unseen {
+            path: path(),
+            filesystem,
+        });
+    }
+    Ok(())
 }
 
 /// Name of the filesystem type, for a sentence.

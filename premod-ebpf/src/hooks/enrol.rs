@@ -4,8 +4,8 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::inode::Enrolled;
 
 use crate::{
-    kernel::{File, current_process},
-    maps::{ENROLLED, setting},
+    kernel::{File, current_process, read, untyped},
+    maps::{ENROLLED, fact, setting},
 };
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
@@ -18,7 +18,9 @@ fn security_file_fcntl(ctx: FEntryContext) -> i32 {
     if argument != setting!(nonce) {
         return 0;
     }
-    let inode = File(ctx.arg(0)).inode();
+    let file = File(ctx.arg(0));
+    let inode = file.inode();
+    let mount = untyped(file.place().mount) - u64::from(fact!(mount_mnt));
     let superblock = inode.superblock();
     let answer = Enrolled {
         inode: inode.address(),
@@ -26,6 +28,7 @@ fn security_file_fcntl(ctx: FEntryContext) -> i32 {
         magic: superblock.magic(),
         mapping_flags: inode.mapping_flags(),
         tgid: current_process(),
+        namespace: read(mount + u64::from(fact!(mount_mnt_ns))),
     };
     let _ = ENROLLED.set(0, answer, 0);
     0

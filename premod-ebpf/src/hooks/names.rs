@@ -4,13 +4,14 @@ use aya_ebpf::{macros::fexit, programs::FExitContext};
 
 use crate::{
     directories::RENAMES,
-    kernel::{Inode, load},
-    maps::INODES,
-    scope::{forget_verdict, forget_verdicts},
+    kernel::{Inode, load, untyped},
+    maps::{INODES, setting},
+    scope::{forget_verdict, forget_verdicts, link_switched, search::leads_to_link},
 };
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
+const S_IFLNK: u16 = 0o120_000;
 
 /// `vfs_rename(struct renamedata *rd)`, 6.1 to 7.x.
 ///
@@ -38,6 +39,17 @@ fn vfs_link(ctx: FExitContext) -> i32 {
     0
 }
 
+/// `vfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, const char *oldname, …)`, 6.1 to 7.x.
+/// Attached only when PATHs are traced.
+///
+/// A PATH may lead through the new link.
+#[fexit(function = "vfs_symlink")]
+fn vfs_symlink(ctx: FExitContext) -> i32 {
+    // SAFETY: the third argument is a dentry.
+    unsafe { forget(ctx.arg(2)) };
+    0
+}
+
 /// # Safety
 /// `dentry` is a `struct dentry` that the verifier knows.
 #[inline(always)]
@@ -52,7 +64,16 @@ unsafe fn forget(dentry: *const u8) {
         if inode.is_null() {
             return;
         }
-        if load!(inode, inode_i_mode: u16) & S_IFMT == S_IFDIR {
+        let kind = load!(inode, inode_i_mode: u16) & S_IFMT;
+        if setting!(scoped) != 0 && (kind == S_IFDIR || kind == S_IFLNK) {
+            let parent: *const u8 = load!(dentry, dentry_d_parent);
+            let directory: *const u8 = load!(parent, dentry_d_inode);
+            let name: u64 = load!(dentry, dentry_d_name_name);
+            if leads_to_link(untyped(directory as u64), untyped(name)) != 0 {
+                link_switched();
+            }
+        }
+        if kind == S_IFDIR {
             forget_verdicts();
             RENAMES.increase();
         } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {

@@ -98,6 +98,10 @@ pub struct TraceArgs {
     /// Also report what premod itself modifies
     #[arg(long)]
     pub own: bool,
+
+    /// Wait for PATHs that do not exist yet (without it that is an error)
+    #[arg(long)]
+    pub wait: bool,
 }
 
 impl TraceArgs {
@@ -124,6 +128,7 @@ impl TraceArgs {
             buffer_size: self.buffer_size,
             period: self.period,
             own: self.own,
+            wait: self.wait,
             kernel_log_level: if verbose >= 2 { 4 } else { 0 },
             filter: Filter {
                 pids: self.pid.into_iter().map(Pid).collect(),

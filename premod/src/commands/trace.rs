@@ -48,6 +48,8 @@ pub struct Settings {
     pub period: Duration,
     /// Report premod's own modifications too.
     pub own: bool,
+    /// Wait for PATHs that do not exist yet.
+    pub wait: bool,
     /// What the kernel side may say.
     pub kernel_log_level: u8,
     /// Which events are shown.
@@ -86,6 +88,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
         .buffer_size(settings.buffer_size)
         .period(settings.period)
         .include_own(settings.own)
+        .wait(settings.wait)
         .log_level(settings.kernel_log_level)
         .start()?;
     if !tracer.uses_lsm() {
@@ -104,9 +107,13 @@ pub async fn run(settings: Settings) -> Result<u8> {
     // CMD gets the capabilities that premod was started with; premod itself needs few from here on.
     let own_stdout_is_data = settings.output.is_none();
     let mut command = child::start(&settings.command, own_stdout_is_data, &inherited)?;
-    caps::drop_all_but_needed()?;
+    caps::drop_all_but_needed(!paths.is_empty())?;
     tracing::info!("{} hooks are attached", tracer.attachments().len());
 
+    for path in tracer.missing() {
+        let path = printable(path.as_os_str().as_encoded_bytes());
+        say!("premod: {path} does not exist yet; waiting for it");
+    }
     say!("premod: tracing {}", described(&paths));
 
     let began = Instant::now();
@@ -302,6 +309,7 @@ fn conclude(session: &Session, took: Duration) {
         untracked,
         contended,
         unplaced,
+        undecided,
     } = session.tracer.summary();
     let mut text = format!(
         "premod: {events} events, {lost} lost in {:.1} s",
@@ -316,6 +324,10 @@ fn conclude(session: &Session, took: Duration) {
             "moments of contention, in which track of a file was lost",
         ),
         (unplaced, "whose directory was not known"),
+        (
+            undecided,
+            "of which nobody knows whether they are below a PATH",
+        ),
     ] {
         if count > 0 {
             text.push_str(&format!("; {count} {what}"));

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
 use premod_common::event::{
     DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
-    FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, Op, TO_THE_END,
+    FLAG_RETRY, FLAG_UNDECIDED, FLAG_UNTRACKED, FirstDirtyRecord, Op, TO_THE_END,
 };
 
 use super::{
@@ -158,6 +158,7 @@ impl Decoder {
             deleted: has(FLAG_DELETED),
             cut,
             in_filesystem: has(FLAG_PATH_IN_FS),
+            undecided: has(FLAG_UNDECIDED),
         };
         (path, filesystem)
     }

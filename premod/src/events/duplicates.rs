@@ -66,7 +66,7 @@ impl Duplicates {
 
 #[cfg(test)]
 mod tests {
-    use premod_common::event::{FLAG_ECHO, FLAG_RETRY};
+    use premod_common::event::{FLAG_PRE, FLAG_RETRY};
 
     use super::*;
 
@@ -84,10 +84,10 @@ mod tests {
     fn the_second_of_a_pair_is_dropped_in_either_order() {
         let mut duplicates = Duplicates::default();
         assert!(!duplicates.is_duplicate(&record(1, 0)));
-        assert!(duplicates.is_duplicate(&record(1, FLAG_ECHO)));
-        assert!(!duplicates.is_duplicate(&record(2, FLAG_ECHO)));
+        assert!(duplicates.is_duplicate(&record(1, FLAG_PRE)));
+        assert!(!duplicates.is_duplicate(&record(2, FLAG_PRE)));
         assert!(duplicates.is_duplicate(&record(2, 0)));
-        assert!(duplicates.is_duplicate(&record(2, FLAG_ECHO)));
+        assert!(duplicates.is_duplicate(&record(2, FLAG_PRE)));
         assert!(!duplicates.is_duplicate(&record(3, 0)));
     }
 
@@ -102,7 +102,7 @@ mod tests {
     fn untracked_announcements_all_count() {
         let mut duplicates = Duplicates::default();
         assert!(!duplicates.is_duplicate(&record(0, 0)));
-        assert!(!duplicates.is_duplicate(&record(0, FLAG_ECHO)));
+        assert!(!duplicates.is_duplicate(&record(0, FLAG_PRE)));
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
         assert!(!duplicates.is_duplicate(&record(1, 0)));
         let reborn = FirstDirtyRecord {
             born: 3,
-            ..record(1, FLAG_ECHO)
+            ..record(1, FLAG_PRE)
         };
         assert!(!duplicates.is_duplicate(&reborn));
     }
@@ -121,7 +121,7 @@ mod tests {
         let mut duplicates = Duplicates::default();
         let last = 3 * REMEMBERED as u64;
         for generation in 1..=last {
-            assert!(!duplicates.is_duplicate(&record(generation, FLAG_ECHO)));
+            assert!(!duplicates.is_duplicate(&record(generation, FLAG_PRE)));
         }
         let oldest = last - REMEMBERED as u64 + 1;
         for generation in oldest..=last {

@@ -13,7 +13,8 @@ pub(crate) use duplicates::Duplicates;
 pub(crate) use losses::{Losses, Skippable, recursion_misses};
 pub use premod_common::event::Op;
 pub use record::{
-    Device, FirstDirty, InodeKey, Lost, LostReason, MonotonicNs, Path, Pid, Range, Record, Tid,
+    Device, FirstDirty, InodeKey, Lost, LostReason, MonotonicNs, Path, PathChange, PathChanged,
+    Pid, Range, Record, Tid,
 };
 
 /// The time on `CLOCK_MONOTONIC`.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use premod_common::event::{
-    DirectoryRecord, FLAG_DELETED, FLAG_ECHO, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
+    DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
     FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, Item, NAMES_MAX, TO_THE_END,
 };
 use proptest::{collection::vec, prelude::*};
@@ -194,7 +194,7 @@ proptest! {
                 for (inode, generation, retry, echoes) in generations {
                     let flags = if retry { FLAG_RETRY } else { 0 };
                     let mut flags = vec![flags];
-                    flags.resize(1 + echoes, FLAG_ECHO);
+                    flags.resize(1 + echoes, FLAG_PRE);
                     all.insert((inode, generation), flags);
                 }
                 all.into_iter()

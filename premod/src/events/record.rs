@@ -64,12 +64,14 @@ pub struct Range {
 pub struct Path {
     /// The bytes of the path, from the root of the mount namespace of the process.
     pub bytes: Bytes,
-    /// The file had no name any more (or never had one).
+    /// The file had no name left (or never had one).
     pub deleted: bool,
     /// The path was too long, or its directory is not known: its beginning is missing.
     pub cut: bool,
     /// The path begins at the root of its filesystem, because the hook did not know the mount.
     pub in_filesystem: bool,
+    /// Whether the file is below a PATH could not be decided, so that it counts as below.
+    pub undecided: bool,
 }
 
 impl Path {
@@ -171,6 +173,44 @@ pub struct Lost {
     pub reason: LostReason,
 }
 
+/// What has become of a PATH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathChanged {
+    /// Nothing has its name any more: premod waits for it.
+    Gone,
+    /// Another file or directory has its name now.
+    Replaced,
+    /// Something has its name again, or at last.
+    Back,
+}
+
+impl PathChanged {
+    /// The word in the JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Replaced => "replaced",
+            Self::Back => "back",
+        }
+    }
+}
+
+/// A PATH leads to something else than before. What it leads to has been traced from the moment on in which it got the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathChange {
+    /// Number of this record in the stream.
+    pub seq: u64,
+    /// When the change was noticed.
+    pub timestamp: Timestamp,
+    /// The same on the monotonic clock.
+    pub mono: MonotonicNs,
+    /// The PATH, as it was given.
+    pub path: PathBuf,
+    /// What has become of it.
+    pub change: PathChanged,
+}
+
 /// One record of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -178,4 +218,6 @@ pub enum Record {
     FirstDirty(FirstDirty),
     /// Events are missing at about this place of the stream.
     Lost(Lost),
+    /// A PATH leads to something else than before.
+    Path(PathChange),
 }

@@ -71,10 +71,16 @@ pub fn present() -> Vec<String> {
 /// Gives up every capability that tracing does not need any more. Kernels that need `CAP_SYS_ADMIN` for
 /// BPF do not exist among the supported ones.
 ///
+/// Whoever watches PATHs has to be able to look them up, and mount points below them, in directories of others too.
+///
 /// # Errors
 /// If the kernel refuses, which it does not for a subset.
-pub fn drop_all_but_needed() -> Result<(), caps::errors::CapsError> {
-    drop_all_but(&KEPT)
+pub fn drop_all_but_needed(watches_paths: bool) -> Result<(), caps::errors::CapsError> {
+    let mut kept = KEPT.to_vec();
+    if watches_paths {
+        kept.push(Capability::CAP_DAC_READ_SEARCH);
+    }
+    drop_all_but(&kept)
 }
 
 fn drop_all_but(kept: &[Capability]) -> Result<(), caps::errors::CapsError> {

@@ -34,6 +34,14 @@ pub const HOOKS: &[Hook] = &[
         when: When::Scoped,
     },
     Hook {
+        sees: "symbolic links",
+        ways: &[fexit("vfs_symlink", "vfs_symlink")],
+        cost: "where a PATH leads through a new symbolic link would be noticed only after up to 0.1 s",
+        essential: false,
+        decides: true,
+        when: When::Scoped,
+    },
+    Hook {
         sees: "fsync, fdatasync, msync",
         ways: &[
             kprobe("vfs_fsync_range", "kprobe_vfs_fsync_range"),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::line::{DATES, Dates, Kept, Line, key, write_harmless};
 use crate::{
     Summary,
-    events::{Device, FirstDirty, Lost, LostReason, Op, Pid, Record, Tid},
+    events::{Device, FirstDirty, Lost, LostReason, Op, PathChange, Pid, Record, Tid},
 };
 
 /// [`SCHEMA`] as a literal, for text that is put together beforehand.
@@ -49,6 +49,7 @@ struct SummaryLine {
     untracked: u64,
     contended: u64,
     unplaced: u64,
+    undecided: u64,
 }
 
 /// Writes records, and keeps what the lines of consecutive events mostly have in common.
@@ -69,6 +70,7 @@ impl Records {
         match record {
             Record::FirstDirty(event) => self.first_dirty(buffer, event),
             Record::Lost(event) => lost(buffer, event),
+            Record::Path(change) => path(buffer, change),
         }
     }
 
@@ -95,6 +97,7 @@ impl Records {
         line.only_if(key!("deleted"), event.path.deleted);
         line.only_if(key!("path_cut"), event.path.cut);
         line.only_if(key!("path_in_fs"), event.path.in_filesystem);
+        line.only_if(key!("undecided"), event.path.undecided);
         line.number(key!("inode"), event.key.inode);
         line.number(key!("igen"), event.key.generation.into());
         let device = event.key.device;
@@ -176,6 +179,7 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
         untracked,
         contended,
         unplaced,
+        undecided,
     } = *summary;
     let line = SummaryLine {
         schema: SCHEMA,
@@ -187,6 +191,7 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
         untracked,
         contended,
         unplaced,
+        undecided,
     };
     write_line(buffer, &line);
 }
@@ -213,6 +218,17 @@ fn lost(buffer: &mut Vec<u8>, event: &Lost) {
     );
 }
 
+fn path(buffer: &mut Vec<u8>, change: &PathChange) {
+    let mut line = Line::begin(buffer, "path");
+    line.date(key!("timestamp"), change.timestamp);
+    line.number(key!("mono_ns"), change.mono.0);
+    line.number(key!("seq"), change.seq);
+    line.word(key!("change"), change.change.name());
+    let name = change.path.as_os_str().as_encoded_bytes();
+    line.bytes(key!("path"), key!("path_raw"), name);
+    line.push("}\n");
+}
+
 /// The exact bytes of a name, in base64, if the name as text is not exact.
 pub(crate) fn raw(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).is_err().then(|| base64(bytes))
@@ -237,7 +253,7 @@ pub(super) fn write_line(buffer: &mut Vec<u8>, line: &impl Serialize) {
 mod tests {
     use super::*;
     use crate::{
-        events::MonotonicNs,
+        events::{MonotonicNs, PathChanged},
         output::text::{is_dangerous, sample},
     };
 
@@ -286,6 +302,26 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_a_path_looks_as_documented() {
+        let change = PathChange {
+            seq: 9,
+            timestamp: sample().timestamp,
+            mono: MonotonicNs(5),
+            path: "/srv/\u{fc}".into(),
+            change: PathChanged::Replaced,
+        };
+        let mut buffer = Vec::new();
+        Records::default().record(&mut buffer, &Record::Path(change));
+        assert_eq!(
+            String::from_utf8(buffer).unwrap(),
+            concat!(
+                r#"{"schema":1,"type":"path","timestamp":"2026-11-22T16:31:00.123456789Z","mono_ns":5,"seq":9,"change":"replaced","path":"/srv/ü"}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
     fn losses_and_summary_look_as_documented() {
         let mut buffer = Vec::new();
         let timestamp = sample().timestamp;
@@ -312,7 +348,7 @@ mod tests {
             concat!(
                 r#"{"schema":1,"type":"lost","timestamp":"2026-11-22T16:31:00.123456789Z","mono_ns":5,"seq":8,"count":12,"cpu":1,"reason":"buffer_full"}"#,
                 "\n",
-                r#"{"schema":1,"type":"summary","events":3,"lost":12,"retried":0,"late":0,"untracked":0,"contended":0,"unplaced":0}"#,
+                r#"{"schema":1,"type":"summary","events":3,"lost":12,"retried":0,"late":0,"untracked":0,"contended":0,"unplaced":0,"undecided":0}"#,
                 "\n"
             )
         );

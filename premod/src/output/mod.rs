@@ -24,7 +24,7 @@ pub use text::printable;
 use self::{destination::Destination, writer::Writer};
 use crate::{
     Summary,
-    events::Record,
+    events::{PathChanged, Record},
     exit_code::{ExitCode, Failed},
 };
 
@@ -83,6 +83,14 @@ impl From<OutputError> for Failed {
     }
 }
 
+fn in_words(change: PathChanged) -> &'static str {
+    match change {
+        PathChanged::Gone => "is gone; waiting for it",
+        PathChanged::Replaced => "was replaced: another file or directory has its name now",
+        PathChanged::Back => "is there now",
+    }
+}
+
 /// Collects the lines of a trace and hands them over a batch at a time.
 pub struct Output {
     writer: Writer,
@@ -119,7 +127,7 @@ impl Output {
         Ok(output)
     }
 
-    /// Adds a record. Losses stand in the table's place on stderr, because it has no column for them.
+    /// Adds a record. Losses and changes of PATHs stand in the table's place on stderr, because it has no column for them.
     pub fn record(&mut self, record: &Record) {
         if let Some(unwritten) = &mut self.unwritten {
             *unwritten += 1;
@@ -137,6 +145,11 @@ impl Output {
                     lost.count,
                     lost.reason.describe()
                 );
+            }
+            (Form::Table(_), Record::Path(change)) => {
+                self.flush();
+                let path = printable(change.path.as_os_str().as_encoded_bytes());
+                crate::say!("premod: {path} {}", in_words(change.change));
             }
         }
         if self.buffer.len() >= BATCH {

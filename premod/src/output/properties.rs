@@ -127,6 +127,7 @@ proptest! {
             ("deleted", event.path.deleted),
             ("path_cut", event.path.cut),
             ("path_in_fs", event.path.in_filesystem),
+            ("undecided", event.path.undecided),
         ] {
             prop_assert_eq!(value.get(field), flag.then_some(&Value::Bool(true)), "{}", field);
         }

@@ -53,6 +53,9 @@ pub(super) fn event(buffer: &mut Vec<u8>, event: &FirstDirty, columns: Columns) 
     if event.path.deleted {
         path.push_str(" (deleted)");
     }
+    if event.path.undecided {
+        path.push_str(" (undecided)");
+    }
     buffer.extend_from_slice(path.as_bytes());
     buffer.push(b'\n');
 }
@@ -141,7 +144,8 @@ mod tests {
         odd.pre = false;
         odd.path.deleted = true;
         odd.path.in_filesystem = true;
+        odd.path.undecided = true;
         odd.path.bytes = bytes::Bytes::from_static(b"/x\n");
-        assert!(rows(&[odd])[1].ends_with("[ext4]/x\\x0a (deleted)"));
+        assert!(rows(&[odd])[1].ends_with("[ext4]/x\\x0a (deleted) (undecided)"));
     }
 }

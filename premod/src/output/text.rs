@@ -75,6 +75,7 @@ pub(super) fn sample() -> crate::events::FirstDirty {
             deleted: false,
             cut: false,
             in_filesystem: false,
+            undecided: false,
         },
         key: InodeKey {
             device: Device { major: 8, minor: 1 },

@@ -27,8 +27,7 @@ use crate::{
         load,
         mapped::MappedArray,
     },
-    mounts::Mounts,
-    scope::{OVERLAY_MAGIC, Root, Scope},
+    scope::{Maps, OVERLAY_MAGIC, Scope, Watched},
 };
 
 /// Size of the event ring buffer unless asked otherwise, in bytes: room for about 100,000 events.
@@ -45,6 +44,7 @@ pub struct TracerBuilder {
     buffer_size: u32,
     period: Duration,
     include_own: bool,
+    wait: bool,
     log_level: load::LogLevel,
 }
 
@@ -55,6 +55,7 @@ impl TracerBuilder {
             buffer_size: DEFAULT_BUFFER_SIZE,
             period: DEFAULT_PERIOD,
             include_own: false,
+            wait: false,
             log_level: 0,
         }
     }
@@ -96,6 +97,13 @@ impl TracerBuilder {
         self
     }
 
+    /// Waits for paths that do not exist yet, as for those that are gone. Without this they are an error.
+    #[must_use]
+    pub fn wait(mut self, wait: bool) -> Self {
+        self.wait = wait;
+        self
+    }
+
     /// Lets the kernel side log: 0 is silence, 4 is debug, 5 is trace. The messages go to the `log` crate.
     #[must_use]
     pub fn log_level(mut self, level: load::LogLevel) -> Self {
@@ -121,10 +129,10 @@ impl TracerBuilder {
         let environment = Environment::gather();
         let release = || environment.release.clone();
         // Before anything is loaded: a wrong PATH is the user's most likely mistake.
-        let roots: Vec<Root> = self
+        let paths: Vec<Watched> = self
             .paths
             .iter()
-            .map(|path| Root::open(path))
+            .map(|path| Watched::open(path, self.wait))
             .collect::<Result<_, _>>()?;
         let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {
             release: release(),
@@ -139,7 +147,7 @@ impl TracerBuilder {
             tracing::warn!("{sentence}");
         }
         let mut attached = Vec::new();
-        let scoped = !roots.is_empty();
+        let scoped = !paths.is_empty();
         let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
         for hook in HOOKS.iter().filter(needed) {
             match hook.choose(&btf, &environment) {
@@ -175,6 +183,7 @@ impl TracerBuilder {
                 nonce: 0,
                 untracked_bdi: learnt.untracked_bdi,
                 overlay_magic: OVERLAY_MAGIC,
+                namespace: learnt.namespace,
                 period: u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX),
                 own_pid: learnt.own_pid,
                 scoped: scoped.into(),
@@ -189,12 +198,14 @@ impl TracerBuilder {
         let mut ebpf = loader.object(&setup, &environment)?;
         tracing::debug!("created the maps");
         let scope = if scoped {
-            let map = typed(take(&mut ebpf, "SCOPE")?)?;
-            let epoch = typed(take(&mut ebpf, ".data.epoch")?)?;
-            Some((
-                Scope::enrol(roots, map, epoch, &mut enroller, &learnt)?,
-                Mounts::watch().ok(),
-            ))
+            let maps = Maps {
+                roots: typed(take(&mut ebpf, "SCOPE")?)?,
+                names: typed(take(&mut ebpf, "NAMES")?)?,
+                epoch: typed(take(&mut ebpf, ".data.epoch")?)?,
+                switched: typed(take(&mut ebpf, ".data.switched")?)?,
+                followed: typed(take(&mut ebpf, ".data.followed")?)?,
+            };
+            Some(Scope::enrol(paths, maps, &mut enroller, learnt)?)
         } else {
             None
         };

@@ -5,6 +5,7 @@ mod builder;
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    path::Path,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -23,9 +24,8 @@ use tokio::{io::unix::AsyncFd, time::Interval};
 
 pub use self::builder::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, TracerBuilder};
 use crate::{
-    events::{Clocks, Decoder, Duplicates, Losses, Lost, Record},
+    events::{Clocks, Decoder, Duplicates, Losses, Lost, PathChange, Record},
     kernel::{attach::Attachment, enrol::Enroller},
-    mounts::Mounts,
     scope::Scope,
 };
 
@@ -65,6 +65,8 @@ pub struct Summary {
     pub contended: u64,
     /// Events whose directory was not known, so that their path is the file's own name.
     pub unplaced: u64,
+    /// Events of files of which could not be decided whether they are below a path that is traced.
+    pub undecided: u64,
 }
 
 /// A running trace: a stream of [`Record`]s.
@@ -73,7 +75,7 @@ pub struct Summary {
 pub struct Tracer {
     ebpf: Ebpf,
     enroller: Enroller,
-    scope: Option<(Scope, Option<Mounts>)>,
+    scope: Option<Scope>,
     attached: Vec<Attachment>,
     bpf_lsm: bool,
     events: AsyncFd<RingBuf<MapData>>,
@@ -111,12 +113,17 @@ impl Tracer {
         self.pending.pop_front()
     }
 
-    /// Keeps an eye on the mount table while the caller has no use for records. Never returns.
+    /// Keeps an eye on the PATHs while the caller has no use for records. Never returns.
     pub(crate) async fn tend(&mut self) -> Infallible {
         loop {
             self.look.tick().await;
-            self.look_at_mounts();
+            self.look_at_paths();
         }
+    }
+
+    /// The paths that do not lead anywhere now.
+    pub fn missing(&self) -> impl Iterator<Item = &Path> {
+        self.scope.iter().flat_map(Scope::missing)
     }
 
     /// Whether the next record is there already, so that [`Tracer::next`] would not wait.
@@ -212,6 +219,7 @@ impl Tracer {
             self.seq += 1;
             event.seq = self.seq;
             self.summary.events += 1;
+            self.summary.undecided += u64::from(event.path.undecided);
             self.pending.push_back(Record::FirstDirty(event));
         }
         BATCH
@@ -246,17 +254,31 @@ impl Tracer {
         } else if self.looks.is_multiple_of(LOOKS_WHEN_IDLE) {
             self.note_losses(true);
         }
-        self.look_at_mounts();
+        self.look_at_paths();
     }
 
-    fn look_at_mounts(&mut self) {
-        if let Some((scope, Some(mounts))) = &mut self.scope
-            && mounts.have_changed()
-            && let Err(error) = scope
-                .mounts_changed(&mut self.enroller)
-                .and_then(|()| self.enroller.rest())
-        {
-            tracing::warn!("filesystems mounted just now may not be traced: {error}");
+    /// Looks whether the PATHs still lead to what they led to.
+    fn look_at_paths(&mut self) {
+        let Some(scope) = &mut self.scope else {
+            return;
+        };
+        let changes = scope.look(&mut self.enroller).unwrap_or_else(|error| {
+            tracing::warn!("what has changed just now may not be traced: {error}");
+            Vec::new()
+        });
+        if changes.is_empty() {
+            return;
+        }
+        let Clocks { real, mono } = Clocks::now();
+        for (path, change) in changes {
+            self.seq += 1;
+            self.pending.push_back(Record::Path(PathChange {
+                seq: self.seq,
+                timestamp: real,
+                mono,
+                path,
+                change,
+            }));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `premod-vm-test [FILTER]` prints a JSON verdict per test; other words make it the program under trace.
 
 mod accounting;
+mod aliases;
 mod command;
 mod coverage;
 mod detached;
@@ -16,6 +17,7 @@ mod hostile;
 mod identity;
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod maps;
+mod names;
 mod paths;
 mod races;
 mod refusals;
@@ -37,6 +39,8 @@ fn tests() -> Vec<Test> {
         silence::TESTS,
         paths::TESTS,
         verifier::TESTS,
+        aliases::TESTS,
+        names::TESTS,
         directories::TESTS,
         identity::TESTS,
         hostile::TESTS,
