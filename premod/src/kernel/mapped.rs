@@ -15,6 +15,8 @@ pub(crate) struct MappedArray<T> {
     start: NonNull<T>,
     /// Number of values.
     length: usize,
+    /// Programs that are loaded later find the map by its descriptor.
+    _map: MapData,
     _values: PhantomData<T>,
 }
 
@@ -28,7 +30,7 @@ impl<T: Copy> MappedArray<T> {
     ///
     /// # Errors
     /// If the kernel does not map it.
-    pub(crate) fn new(map: &MapData, length: usize) -> io::Result<Self> {
+    pub(crate) fn new(map: MapData, length: usize) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         // SAFETY: a mapping of its own, where the kernel likes.
         let start = unsafe {
@@ -45,6 +47,7 @@ impl<T: Copy> MappedArray<T> {
         Ok(Self {
             start,
             length,
+            _map: map,
             _values: PhantomData,
         })
     }

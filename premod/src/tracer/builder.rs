@@ -210,7 +210,7 @@ impl TracerBuilder {
             None
         };
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
-        let counters = mapped(&take(&mut ebpf, "COUNTERS")?, setup.cpus)?;
+        let counters = mapped(take(&mut ebpf, "COUNTERS")?, setup.cpus)?;
 
         attach::load_ahead(&mut ebpf, &kernel_btf, &attached);
         tracing::debug!("loaded the programs");
@@ -257,7 +257,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
 }
 
 /// The values of an array, one for each CPU.
-fn mapped(map: &Map, cpus: u32) -> Result<MappedArray<Counters>, Error> {
+fn mapped(map: Map, cpus: u32) -> Result<MappedArray<Counters>, Error> {
     let Map::Array(data) = map else {
         return Err(Error::BadValue("the counters are no array".to_owned()));
     };
