@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use premod_common::event::{
     DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
-    FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, Item, NAMES_MAX, TO_THE_END,
+    FLAG_RETRY, FLAG_UNDECIDED, FLAG_UNTRACKED, FirstDirtyRecord, Item, NAMES_MAX, TO_THE_END,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -89,8 +89,8 @@ proptest! {
             [FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED].map(has)
         );
         prop_assert_eq!(
-            [event.path.deleted, event.path.cut, event.path.in_filesystem],
-            [FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS].map(has)
+            [event.path.deleted, event.path.cut, event.path.in_filesystem, event.path.undecided],
+            [FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_UNDECIDED].map(has)
         );
     }
 }

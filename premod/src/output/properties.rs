@@ -182,7 +182,10 @@ proptest! {
     ) {
         let row = row(&event, Columns { time });
         let path = printable(&event.path.bytes);
-        let end = row.strip_suffix(" (deleted)").filter(|_| event.path.deleted).unwrap_or(&row);
+        let mut end = &row[..];
+        for (mark, of) in [(" (undecided)", event.path.undecided), (" (deleted)", event.path.deleted)] {
+            end = end.strip_suffix(mark).filter(|_| of).unwrap_or(end);
+        }
         prop_assert!(end.ends_with(&path), "{row:?}");
     }
 

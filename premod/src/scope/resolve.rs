@@ -114,7 +114,18 @@ pub(super) fn leads_nowhere(errno: Errno) -> bool {
 
 impl Node {
     fn open(directory: impl AsFd, name: &OsStr) -> Result<Self, Errno> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let node = Self::open_with(&directory, name, OFlags::NOFOLLOW)?;
+        if node.kind == FileType::Symlink
+            && rustix::fs::fstatfs(&node.file)?.f_type == rustix::fs::PROC_SUPER_MAGIC
+        {
+            // Those of procfs lead where no text says (/proc/PID/root, /proc/PID/fd).
+            return Self::open_with(&directory, name, OFlags::empty());
+        }
+        Ok(node)
+    }
+
+    fn open_with(directory: impl AsFd, name: &OsStr, follow: OFlags) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | follow;
         let file = rustix::fs::openat(directory, name, flags, Mode::empty())?;
         let status = rustix::fs::fstat(&file)?;
         Ok(Self {
@@ -276,6 +287,21 @@ mod tests {
         assert_eq!(
             Resolved::of(&top.join("loop")).unwrap().end,
             Err(Errno::LOOP)
+        );
+    }
+
+    #[test]
+    fn links_of_procfs_lead_where_the_kernel_says() {
+        let directory = Directory::new();
+        let file = fs::File::open(directory.file("file")).unwrap();
+        fs::remove_file(directory.path.join("file")).unwrap();
+        use std::os::{fd::AsRawFd, unix::fs::MetadataExt};
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let resolved = Resolved::of(Path::new(&path)).unwrap();
+        let status = file.metadata().unwrap();
+        assert_eq!(
+            resolved.node().unwrap().identity,
+            (status.dev(), status.ino())
         );
     }
 

@@ -99,6 +99,8 @@ impl Watched {
             kept: None,
             complained: false,
         };
+        // Lets the kernel mount what it mounts when a name is looked up (autofs).
+        let _ = rustix::fs::stat(&watched.absolute);
         let resolved = Resolved::of(&watched.absolute).map_err(failed)?;
         match resolved.end {
             Ok(_) => watched.found = Some(watched.look_at(&resolved)?),
