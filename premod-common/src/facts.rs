@@ -103,6 +103,8 @@ pub struct Facts {
     pub page_shift: u32,
     /// `O_DIRECT` of this architecture.
     pub o_direct: u32,
+    /// 1 if direct writes do not come by `kiocb_invalidate_pages`.
+    pub iomap_is_old: u32,
     /// Number of the type of the function `bpf_rdonly_cast` (6.2 and later); 0 if the kernel has none.
     pub bpf_rdonly_cast: u32,
     /// Numbers of the types of structures, for that function.

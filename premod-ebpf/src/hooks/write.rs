@@ -6,6 +6,7 @@ use crate::{
     arguments::{Arguments, entries, pointer},
     emit::Change,
     kernel::{File, Inode, Place, load},
+    maps::fact,
     touch::{is_quiet, synced, touch, touch_noisy},
 };
 
@@ -29,6 +30,10 @@ entries!("generic_write_checks": generic_write_checks, kprobe_generic_write_chec
 /// Out of line, so that the way of a quiet file stays short.
 #[inline(never)]
 fn checked_with_length(iocb: *const u8, from: *const u8) -> i32 {
+    // Where the last look at a direct write does not know the call: what was written before in this way is on disk.
+    if fact!(iomap_is_old) != 0 && file_of(iocb).is_direct() && is_synced_by_itself(iocb) {
+        synced(file_of(iocb).inode());
+    }
     // SAFETY: the offset is that of count in struct iov_iter.
     let length = unsafe { load!(from, iov_iter_count) };
     checked(iocb, Some(length));
@@ -44,17 +49,14 @@ fn encoded_write(arguments: &impl Arguments) {
 
 entries!("generic_write_checks_count": generic_write_checks_count, kprobe_generic_write_checks_count => encoded_write);
 
-/// `kiocb_invalidate_pages(struct kiocb *iocb, size_t count)`, 6.1 to 7.x: the page cache makes way for a direct
+/// `kiocb_invalidate_pages(struct kiocb *iocb, size_t count)`, 6.5 to 7.x: the page cache makes way for a direct
 /// write. The last look for those, and the only one while the file has a dirty page that was announced: pages, which
 /// are one for all other writes, they do not have.
 #[inline(always)]
 fn direct_write(arguments: &impl Arguments) {
     let iocb = pointer!(arguments, 0, type_kiocb);
     checked(iocb, Some(arguments.number(1)));
-    // SAFETY: the offset is that of ki_flags in struct kiocb.
-    let flags: u32 = unsafe { load!(iocb, kiocb_ki_flags) };
-    if flags & IOCB_DSYNC != 0 {
-        // On disk when it returns. Where the disk writes through, the filesystem syncs nothing for that.
+    if is_synced_by_itself(iocb) {
         synced(file_of(iocb).inode());
     }
 }
@@ -63,10 +65,18 @@ fn direct_write(arguments: &impl Arguments) {
 /// for the same.
 const IOCB_DSYNC: u32 = 2;
 
+/// The write is on disk when it returns. Where the disk writes through, the filesystem syncs nothing for that.
+#[inline(always)]
+fn is_synced_by_itself(iocb: *const u8) -> bool {
+    // SAFETY: the offset is that of ki_flags in struct kiocb.
+    let flags: u32 = unsafe { load!(iocb, kiocb_ki_flags) };
+    flags & IOCB_DSYNC != 0
+}
+
 entries!("kiocb_invalidate_pages": kiocb_invalidate_pages, kprobe_kiocb_invalidate_pages => direct_write);
 
 /// `invalidate_inode_pages2_range(struct address_space *mapping, pgoff_t start, pgoff_t end)`, 6.1 to 7.x: called by the
-/// above, and in its place where it does not exist. It is called once more when the write is done: if the file was synced
+/// above, and before 6.5 in its place. It is called once more when the write is done: if the file was synced
 /// just then, that is an event too many.
 #[inline(always)]
 fn direct_write_to_mapping(arguments: &impl Arguments) {

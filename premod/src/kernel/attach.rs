@@ -11,7 +11,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-use super::{btf, environment::Environment, hooks::HOOKS, load as loading};
+use super::{btf, environment::Environment, facts, hooks::HOOKS, load as loading};
 use crate::error::Error;
 
 /// How a program hangs in the kernel.
@@ -177,8 +177,18 @@ impl Hook {
             // A tracepoint's type has no entry of its own that all kernels spell alike; the load tells.
             Kind::Tracepoint => true,
         };
-        self.ways.iter().find(exists).copied()
+        self.ways
+            .iter()
+            .filter(|way| is_called(way.target, btf))
+            .find(exists)
+            .copied()
     }
+}
+
+/// Whether a function, where there is one of this name, is called by those for whom it is hooked: late releases of 6.1
+/// have got `kiocb_invalidate_pages`, and do not call it for direct writes of ext4, xfs and btrfs.
+fn is_called(function: &str, btf: &btf::Btf) -> bool {
+    function != "kiocb_invalidate_pages" || !facts::iomap_is_old(btf)
 }
 
 /// Loads programs, on all CPUs: the kernel takes most of the time in which premod starts to verify them one by one, and

@@ -322,6 +322,7 @@ pub fn gather(btf: &Btf) -> FactTable {
         essential: false,
     });
 
+    facts.iomap_is_old = iomap_is_old(btf).into();
     facts.bpf_rdonly_cast = btf.function("bpf_rdonly_cast").unwrap_or(0);
     for (structure, place) in TYPES {
         *place(&mut facts) = btf.structure(structure).unwrap_or(0);
@@ -329,6 +330,12 @@ pub fn gather(btf: &Btf) -> FactTable {
     facts.page_shift = rustix::param::page_size().trailing_zeros();
     facts.o_direct = libc::O_DIRECT as u32;
     FactTable { facts, list }
+}
+
+/// Whether iomap, by which ext4, xfs and btrfs write directly, does without `kiocb_invalidate_pages`: before 6.5, when
+/// `current->backing_dev_info` went by the same series of changes.
+pub(super) fn iomap_is_old(btf: &Btf) -> bool {
+    btf.offset("task_struct", "backing_dev_info").is_some()
 }
 
 fn i_dirty_pages(btf: &Btf) -> (Option<u32>, &'static str) {

@@ -166,7 +166,7 @@ pub const HOOKS: &[Hook] = &[
         ways: &[
             kprobe("kiocb_invalidate_pages", "kprobe_kiocb_invalidate_pages"),
             fentry("kiocb_invalidate_pages", "kiocb_invalidate_pages"),
-            // It came with 6.5, and with late releases of 6.1.
+            // Before 6.5.
             kprobe(
                 "invalidate_inode_pages2_range",
                 "kprobe_invalidate_inode_pages2_range",
