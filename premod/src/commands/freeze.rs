@@ -109,7 +109,8 @@ pub async fn run(settings: Settings) -> Result<u8> {
     };
     let targets = builder.targets()?;
     if settings.dry_run {
-        return plan::show_plan(&targets, &settings);
+        let users = builder.users(&targets).await?;
+        return plan::show_plan(&users, &targets, &settings);
     }
     if targets.len() > GUARDED_MAX as usize {
         return Err(Error::TooManyToFreeze {
@@ -170,7 +171,6 @@ pub async fn run(settings: Settings) -> Result<u8> {
         }
     };
     if let Some(pid) = command.as_ref().and_then(Running::id) {
-        session.freezer.command_is(pid)?;
         session.account.command_is(pid, &settings.command);
     }
     caps::drop_all_but_needed_to_freeze()?;

@@ -10,9 +10,10 @@ use tokio::time::sleep;
 
 use super::{
     guards::Guards,
-    processes::{User, Whereabouts, threads, whereabouts},
+    processes::{Whereabouts, threads, whereabouts},
     stop::stop_for_a_moment,
     target::Target,
+    users::User,
 };
 use crate::error::Error;
 

@@ -7,11 +7,8 @@
 use std::{
     fs,
     io::{self, Write},
-    os::{
-        fd::AsFd,
-        unix::{fs::DirBuilderExt, process::CommandExt},
-    },
-    path::{Path, PathBuf},
+    os::{fd::AsFd, unix::process::CommandExt},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -24,7 +21,12 @@ use rustix::{
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::{guards::Controls, processes::started};
+use super::{
+    clock,
+    guards::Controls,
+    pins::{self, Pins},
+    processes::started,
+};
 use crate::{
     error::Error,
     events::{self, Pid},
@@ -32,11 +34,6 @@ use crate::{
 
 /// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
 pub(crate) const TICK: u64 = 10_000_000;
-
-/// Where the BPF filesystem is mounted.
-const BPFFS: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC` of linux/magic.h.
-const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 
 /// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {
@@ -82,11 +79,19 @@ fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
     if started(pid) != Some(held.started / TICK) {
         return Outcome::Gone;
     }
-    if held.stopped_by_others != 0 {
+    let by_others = Signal::from_named_raw(held.stopped_by_others.into());
+    if by_others == Some(Signal::STOP) {
         return Outcome::Left(STOPPED_BY_OTHERS);
     }
-    match pidfd_send_signal(process, Signal::CONT) {
-        Ok(()) => Outcome::Continued,
+    match pidfd_send_signal(&process, Signal::CONT) {
+        Ok(()) => {
+            // What the terminal has sent meanwhile is gone by that. It knows best what to do with it: to stop, to handle
+            // or to ignore it.
+            if let Some(signal) = by_others {
+                let _ = pidfd_send_signal(&process, signal);
+            }
+            Outcome::Continued
+        }
         Err(rustix::io::Errno::SRCH) => Outcome::Gone,
         Err(_) => Outcome::Left("the kernel does not let it be continued"),
     }
@@ -126,66 +131,6 @@ fn continue_all(controls: &mut Controls) -> Recovered {
 pub(crate) fn name(comm: &[u8; 16]) -> Bytes {
     let end = comm.iter().position(|&byte| byte == 0).unwrap_or(16);
     Bytes::copy_from_slice(&comm[..end])
-}
-
-/// The directory in which the maps of one freeze are pinned. It is removed on drop.
-#[derive(Debug)]
-pub(crate) struct Pins(PathBuf);
-
-impl Pins {
-    /// Makes the directory of this process's freeze.
-    pub(crate) fn make() -> Result<Self, Error> {
-        let failed = |reason: String| Error::Kernel {
-            context: format!("cannot make a place for the freeze's maps in {BPFFS}"),
-            reason,
-        };
-        mount_bpffs().map_err(|error| failed(error.to_string()))?;
-        let pid = std::process::id();
-        let began = started(pid).ok_or_else(|| failed("/proc is not mounted".to_owned()))?;
-        let directory = root().join(format!("{pid}-{began}"));
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|error| failed(error.to_string()))?;
-        Ok(Self(directory))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        remove(&self.0);
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(BPFFS).join("premod")
-}
-
-fn remove(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let _ = fs::remove_file(entry.path());
-    }
-    let _ = fs::remove_dir(directory);
-    // If it was the last one.
-    let _ = fs::remove_dir(root());
-}
-
-/// systemd has it mounted; where nobody has, we do as bpftool does.
-fn mount_bpffs() -> io::Result<()> {
-    let status = rustix::fs::statfs(BPFFS)?;
-    if status.f_type as u64 & 0xffff_ffff == BPFFS_MAGIC {
-        return Ok(());
-    }
-    let flags = rustix::mount::MountFlags::NOSUID
-        | rustix::mount::MountFlags::NODEV
-        | rustix::mount::MountFlags::NOEXEC;
-    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=0700")?;
-    Ok(())
 }
 
 /// A running keeper, as premod sees it.
@@ -317,7 +262,7 @@ pub fn run(directory: &Path) -> Result<(), Error> {
         let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
         // The pipe ends late if premod is killed: the kernel detaches the programs first, one by one.
         let over =
-            rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0 || is_orphan(directory);
+            rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0 || pins::is_orphan(directory);
         let switch = controls.switch.get(&0, 0).unwrap_or_default();
         let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
         if over || expired {
@@ -329,15 +274,10 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     }
     // premod may be gone, and then nobody reads this.
     let _ = stdout.write_all(all.write().as_bytes());
-    if is_orphan(directory) {
-        remove(directory);
+    if pins::is_orphan(directory) {
+        pins::remove(directory);
     }
     Ok(())
-}
-
-/// Whether the premod that has made this directory lives no more.
-fn is_orphan(directory: &Path) -> bool {
-    started_of(directory).is_none_or(|(pid, began)| started(pid) != Some(began))
 }
 
 fn ignore_signals() {
@@ -347,29 +287,22 @@ fn ignore_signals() {
     }
 }
 
-/// The process that a directory of pins belongs to.
-fn started_of(directory: &Path) -> Option<(u32, u64)> {
-    let name = directory.file_name()?.to_str()?;
-    let (pid, began) = name.split_once('-')?;
-    Some((pid.parse().ok()?, began.parse().ok()?))
-}
-
 /// Continues what freezes have left stopped whose premod and keeper were both killed.
 ///
 /// # Errors
 /// If their maps cannot be opened.
 pub fn recover() -> Result<Recovered, Error> {
+    clock::must_be_the_kernels()?;
     let mut all = Recovered::default();
-    for entry in fs::read_dir(root()).into_iter().flatten().flatten() {
-        let directory = entry.path();
-        if !is_orphan(&directory) {
+    for directory in pins::all()? {
+        if !pins::is_orphan(&directory) {
             continue;
         }
         // A keeper that has just removed them has done the work.
         if let Ok(mut controls) = Controls::pinned(&directory) {
             all.add(release(&mut controls));
         }
-        remove(&directory);
+        pins::remove(&directory);
     }
     Ok(all)
 }
@@ -389,14 +322,5 @@ mod tests {
             )],
         };
         assert_eq!(Recovered::parse(&said.write()), said);
-    }
-
-    #[test]
-    fn pins_tell_whose_they_are() {
-        assert_eq!(
-            started_of(Path::new("/sys/fs/bpf/premod/12-345")),
-            Some((12, 345))
-        );
-        assert_eq!(started_of(Path::new("/sys/fs/bpf/premod/x")), None);
     }
 }

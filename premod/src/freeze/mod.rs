@@ -16,6 +16,7 @@
 
 pub mod account;
 mod builder;
+mod clock;
 pub mod control;
 mod drain;
 mod ended;
@@ -27,6 +28,9 @@ mod happened;
 pub mod keeper;
 mod links;
 mod lock;
+mod names;
+mod pins;
+mod private;
 mod processes;
 pub mod registry;
 pub mod report;
@@ -36,9 +40,10 @@ mod stop;
 mod target;
 #[cfg(test)]
 pub(crate) mod tests;
+mod users;
 
 pub use builder::FreezerBuilder;
 pub use freezer::Freezer;
 pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};
-pub use processes::{Access, User};
 pub use target::Target;
+pub use users::{Access, User};

@@ -23,8 +23,10 @@ use crate::{error::Error, exit_code::ExitCode, mounts::unescape};
 /// A file to be frozen. It stays open, so that its inode stays in memory.
 #[derive(Debug)]
 pub struct Target {
-    /// Its path, absolute.
+    /// Its path, absolute and without links.
     pub path: PathBuf,
+    /// Its paths as they were given, absolute.
+    given: Vec<PathBuf>,
     /// Its device and inode number, as `stat` says them.
     pub id: (u64, u64),
     file: Arc<File>,
@@ -94,6 +96,7 @@ impl Target {
         let metadata = file.metadata().map_err(failed)?;
         let target = Self {
             path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+            given: vec![std::path::absolute(path).map_err(failed)?],
             id: (metadata.dev(), metadata.ino()),
             file: Arc::new(file),
         };
@@ -159,9 +162,40 @@ impl Target {
         Ok(())
     }
 
-    /// Whether its path still leads to it.
+    /// All paths that have to lead to it: as they were given, and the one without links.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let canonical = (!self.given.contains(&self.path)).then_some(&self.path);
+        self.given.iter().chain(canonical).map(PathBuf::as_path)
+    }
+
+    /// The same file was given once more, by this path of the other target.
+    pub(crate) fn is_given_again(&mut self, other: Self) {
+        for path in [other.given, vec![other.path]].concat() {
+            if !self.paths().any(|known| known == path) {
+                self.given.push(path);
+            }
+        }
+    }
+
+    /// Whether its paths still lead to it. If that cannot be told, the hooks know.
     pub(crate) fn is_in_its_place(&self) -> bool {
-        id_of(&self.path) == Some(self.id)
+        self.paths().all(|path| match fs::metadata(path) {
+            Ok(found) => (found.dev(), found.ino()) == self.id,
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+        })
+    }
+
+    /// Refuses if a path has led to another file.
+    pub(crate) fn must_be(&self, found: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+        let status = rustix::fs::fstat(found);
+        if status.is_ok_and(|status| (status.st_dev, status.st_ino) == self.id) {
+            return Ok(());
+        }
+        let sentence = "its path leads to another file than a moment ago".to_owned();
+        Err(refuse(path, ExitCode::BadPath, sentence))
     }
 
     fn refused(&self, why: String) -> Error {
