@@ -8,12 +8,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 #[derive(Clone, Debug)]
 pub(super) struct Inherited {
     descriptors: Rlimit,
-    children_ignored: bool,
+    /// Those of [`HEEDED`] that were ignored.
+    ignored: Vec<i32>,
 }
 
+/// Signals that premod heeds even if it was started with them ignored: the end of its children, and those that a shell
+/// without job control ignores in its background, where `kill -INT` still has to end a trace.
+const HEEDED: [i32; 3] = [libc::SIGCHLD, libc::SIGINT, libc::SIGQUIT];
+
 impl Inherited {
-    /// Changes what premod needs otherwise: as many descriptors as it may have, and to be told of the end of its
-    /// children.
+    /// Changes what premod needs otherwise: as many descriptors as it may have, and not to ignore [`HEEDED`].
     pub(super) fn adapt() -> Self {
         let descriptors = getrlimit(Resource::Nofile);
         let raised = Rlimit {
@@ -22,29 +26,29 @@ impl Inherited {
         };
         // If it stays as it is, that is said when it does not suffice.
         let _ = setrlimit(Resource::Nofile, raised);
-        let children_ignored = is_ignored(libc::SIGCHLD);
-        if children_ignored {
+        let ignored: Vec<_> = HEEDED.into_iter().filter(|&one| is_ignored(one)).collect();
+        for &signal in &ignored {
             // SAFETY: the default action needs no handler.
-            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
         Self {
             descriptors,
-            children_ignored,
+            ignored,
         }
     }
 
     /// In a child that is about to become CMD: as it was.
     pub(super) fn restore(&self) -> io::Result<()> {
         setrlimit(Resource::Nofile, self.descriptors)?;
-        if self.children_ignored {
+        for &signal in &self.ignored {
             // SAFETY: ignoring a signal needs no handler.
-            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
         Ok(())
     }
 }
 
-/// Whether this process ignores a signal, as under nohup, or in a script's background.
+/// Whether this process ignores a signal, as under nohup.
 pub(super) fn is_ignored(signal: i32) -> bool {
     // SAFETY: all zeros is a valid `sigaction`.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

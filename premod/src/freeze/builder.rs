@@ -115,8 +115,12 @@ impl FreezerBuilder {
     /// If the process lacks capabilities, the kernel lacks something or refuses, or it cannot be told.
     pub async fn users(&self, targets: &[Target]) -> Result<Vec<User>, Error> {
         let kernel = Kernel::examine()?;
-        let mut guards =
-            Guards::create(&kernel.table.facts, self.settings(), &kernel.environment, None)?;
+        let mut guards = Guards::create(
+            &kernel.table.facts,
+            self.settings(),
+            &kernel.environment,
+            None,
+        )?;
         guards.attach_questions(&kernel.btf, &kernel.environment)?;
         let inodes = guard(&mut guards, targets)?;
         let kinds = [UseKind::Open, UseKind::Mapped];
@@ -162,13 +166,18 @@ impl FreezerBuilder {
         // Whatever a premod that was killed has left stopped is not to wait any longer.
         recover()?;
         let pins = Pins::make()?;
-        let mut guards =
-            Guards::create(&table.facts, self.settings(), &environment, Some(pins.path()))?;
+        let mut guards = Guards::create(
+            &table.facts,
+            self.settings(),
+            &environment,
+            Some(pins.path()),
+        )?;
         let keeper = Keeper::start(&pins)?;
         guards.attach(&btf, &environment)?;
         let inodes = guard(&mut guards, &targets)?;
         let renamed = guards.controls.tally()?.renamed;
-        let names = Names::watch(&mut guards, &targets)?;
+        let names = Names::watch(&mut guards, &targets)
+            .map_err(|unknown| self.unknown(&targets, unknown))?;
         let dirty_mark = dirty_mark(&table, &targets, &mut guards)?;
         let ring = guards
             .take_happenings()

@@ -23,7 +23,7 @@ use super::{
     pins::Pins,
     stop,
     target::Target,
-    users::{Unknown, User, users},
+    users::{User, users},
 };
 use crate::{error::Error, events};
 
@@ -158,7 +158,8 @@ impl Freezer {
             }
             if tally.renamed != self.renamed {
                 // A name may stand for something else now, of which nobody would be told.
-                self.names = Names::watch(&mut self.guards, &self.targets)?;
+                self.names = Names::watch(&mut self.guards, &self.targets)
+                    .map_err(|unknown| self.builder.unknown(&self.targets, unknown))?;
                 self.renamed = tally.renamed;
                 continue;
             }
@@ -210,7 +211,7 @@ impl Freezer {
     async fn users(&mut self, kinds: &[UseKind], limit: Instant) -> Result<Vec<User>, Error> {
         users(&mut self.guards, &self.inodes, kinds, limit)
             .await
-            .map_err(|unknown: Unknown| self.builder.unknown(&self.targets, unknown))
+            .map_err(|unknown| self.builder.unknown(&self.targets, unknown))
     }
 
     /// Stops processes beforehand whose stores could not be stopped one by one: while a thread of theirs

@@ -261,8 +261,8 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     loop {
         let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
         // The pipe ends late if premod is killed: the kernel detaches the programs first, one by one.
-        let over =
-            rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0 || pins::is_orphan(directory);
+        let over = rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0
+            || pins::is_orphan(directory);
         let switch = controls.switch.get(&0, 0).unwrap_or_default();
         let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
         if over || expired {

@@ -8,15 +8,16 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     ffi::{OsStr, OsString},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Component, Path, PathBuf},
 };
 
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
 
-use super::{guards::Guards, target::Target};
+use super::{guards::Guards, target::Target, users::Unknown};
 use crate::error::Error;
 
 /// Links that the kernel follows in one path (`MAXSYMLINKS`).
@@ -46,7 +47,7 @@ impl Names {
     ///
     /// # Errors
     /// If a path cannot be walked, or does not lead to its file any more.
-    pub(crate) fn watch(guards: &mut Guards, targets: &[Target]) -> Result<Self, Error> {
+    pub(crate) fn watch(guards: &mut Guards, targets: &[Target]) -> Result<Self, Unknown> {
         let own = targets.iter().map(|target| guards.look(target.as_fd()));
         let own = own.map(|look| look.map(|look| look.dentry));
         let own: Vec<u64> = own.collect::<Result<_, Error>>()?;
@@ -57,9 +58,8 @@ impl Names {
                 return Ok(names);
             }
         }
-        Err(Error::BadValue(
-            "cannot freeze the files: the names on their paths do not stand still".to_owned(),
-        ))
+        let why = "somebody renames or replaces names on their paths all the time";
+        Err(Unknown::Why(why.to_owned()))
     }
 
     /// The files that this dentry is on the way to.

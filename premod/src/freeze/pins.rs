@@ -139,8 +139,12 @@ fn trusted() -> Result<Option<(PathBuf, File)>, Error> {
     let Some(directory) = opened(&path)? else {
         return Ok(None);
     };
-    private::check(&directory, 0)
-        .map_err(|why| unusable(&path, &format!("{why}; remove it, and premod makes a new one")))?;
+    private::check(&directory, 0).map_err(|why| {
+        unusable(
+            &path,
+            &format!("{why}; remove it, and premod makes a new one"),
+        )
+    })?;
     Ok(Some((path, directory)))
 }
 

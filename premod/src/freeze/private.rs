@@ -22,9 +22,7 @@ pub(super) fn check_names(directory: &File, user: u32) -> Result<(), &'static st
 }
 
 fn mode_if_owned(directory: &File, user: u32) -> Result<u32, &'static str> {
-    let metadata = directory
-        .metadata()
-        .map_err(|_| "it cannot be looked at")?;
+    let metadata = directory.metadata().map_err(|_| "it cannot be looked at")?;
     if metadata.uid() != user {
         return Err("it is not root's own");
     }

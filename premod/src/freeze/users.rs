@@ -222,10 +222,7 @@ mod tests {
             used(8, 5, 70, UseKind::Mapped),
             used(9, 6, 70, UseKind::Mapped),
         ];
-        let company: Vec<bool> = gather(&uses, &[70])
-            .iter()
-            .map(User::has_company)
-            .collect();
+        let company: Vec<bool> = gather(&uses, &[70]).iter().map(User::has_company).collect();
         assert_eq!(company, [true, true, false]);
     }
 

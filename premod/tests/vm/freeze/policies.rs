@@ -20,6 +20,7 @@ tests! {
     Alone a_record_tells_of_each_writer on Every,
     Alone a_file_that_is_replaced_violates_the_freeze,
     Alone the_command_itself_is_refused,
+    Alone whatever_the_command_has_started_is_refused,
 }
 
 /// An actor with a directory of its own.
@@ -186,4 +187,32 @@ fn the_command_itself_is_refused(place: &Place) {
         assert!(ended.stderr.contains("busy"), "{ended:?}");
     }
     assert_eq!(std::fs::read(path).expect("read"), before);
+}
+
+/// However many generations later, and whether or not its parent has ended.
+fn whatever_the_command_has_started_is_refused(place: &Place) {
+    let writer = actor(place, "pwrite");
+    let path = &writer.files[0].path;
+    let deep =
+        r#"if [ "$1" -gt 0 ]; then sh -c "$2" sh $(($1 - 1)) "$2" "$3"; exit; fi; echo x >> "$3""#;
+    let orphan = r#"(sh -c 'sleep 0.3; echo x >> "$0" 2> "$0.said"; touch "$0.done"' "$3" &)
+        while [ ! -e "$3.done" ]; do sleep 0.1; done; grep -q busy "$3.said""#;
+    for (script, code) in [(deep, 1), (orphan, 0)] {
+        let words = [
+            "--timeout",
+            "20s",
+            "--",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            "30",
+            script,
+            path,
+        ];
+        let words = [&[path.as_str()][..], &words].concat();
+        let ended = Freeze::start(&words).end().expect(code);
+        assert!(records(&ended, "held").is_empty(), "{ended:?}");
+        assert!(!records(&ended, "refused").is_empty(), "{ended:?}");
+    }
 }
