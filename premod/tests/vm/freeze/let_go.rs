@@ -27,14 +27,16 @@ tests! {
 /// Time for a signal to have its effect.
 const EFFECT: Duration = Duration::from_millis(300);
 
-/// A held process that does this with the stops of the terminal.
-fn held(path: &Path, disposition: libc::sighandler_t, group: bool) -> Child {
+/// A held process that does this with the stops of the terminal, in a group of its own: an orphaned one, or one that this
+/// process could continue.
+fn held(path: &Path, disposition: libc::sighandler_t, orphaned: bool) -> Child {
     let mut command = Command::new("sh");
     command.arg("-c").arg("echo x >> \"$0\"").arg(path);
     let set = move || {
-        // In a session of its own its group is orphaned.
-        if group {
+        if orphaned {
             rustix::process::setsid()?;
+        } else {
+            rustix::process::setpgid(None, None)?;
         }
         for signal in [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
             // SAFETY: no handler is set that the program does not have.

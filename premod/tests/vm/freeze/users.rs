@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -43,6 +43,8 @@ struct Storer {
 impl Storer {
     fn start(program: &Path, how: &str, path: &Path) -> Self {
         let mut child = Command::new(program)
+            // The task is called as the file is; this one has to be read as UTF-8.
+            .arg0("premod-vm-test")
             .args(["store-beside", how])
             .arg(path)
             .stdin(Stdio::piped())
