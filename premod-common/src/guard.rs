@@ -71,6 +71,9 @@ pub enum MmapPolicy {
     Kill = 1,
     /// The store happens, and the freeze is violated.
     Report = 2,
+    /// Whoever has a file mapped, shared and writable, is stopped beforehand, until the thaw. Then nothing that the kernel
+    /// stores on their behalf can slip through, and no store of theirs begins, which would change the file's times.
+    Stop = 3,
 }
 
 /// A freeze's settings, set before its programs are verified.

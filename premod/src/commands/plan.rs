@@ -58,9 +58,8 @@ pub(super) fn show_plan(users: &[User], targets: &[Target], settings: &Settings)
 fn fate(user: &User, settings: &Settings) -> &'static str {
     let maps = user.maps();
     match (settings.mmap, settings.deny.is_some()) {
-        (MmapPolicy::Hold | MmapPolicy::Kill, _)
-            if maps && (user.has_company() || settings.stop_all) =>
-        {
+        (MmapPolicy::Stop, _) if maps => "stopped from the beginning",
+        (MmapPolicy::Hold | MmapPolicy::Kill, _) if maps && user.has_company() => {
             "stopped from the beginning"
         }
         (MmapPolicy::Hold, _) if maps => "stopped if it writes or stores",

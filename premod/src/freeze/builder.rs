@@ -40,7 +40,6 @@ pub struct FreezerBuilder {
     pub(super) mode: Mode,
     pub(super) errno: u32,
     pub(super) mmap: MmapPolicy,
-    pub(super) stop_all: bool,
     pub(super) timeout: Duration,
 }
 
@@ -60,18 +59,10 @@ impl FreezerBuilder {
         self
     }
 
-    /// What happens to stores through mappings.
+    /// What happens to stores through mappings: [`MmapPolicy::Stop`] unless something else is said.
     #[must_use]
     pub fn mmap(mut self, policy: MmapPolicy) -> Self {
         self.mmap = policy;
-        self
-    }
-
-    /// Stops every process that has one of the files mapped, shared and writable, not only those with several
-    /// threads. Then nothing that the kernel stores on their behalf can slip through.
-    #[must_use]
-    pub fn stop_all_that_map(mut self, stop: bool) -> Self {
-        self.stop_all = stop;
         self
     }
 

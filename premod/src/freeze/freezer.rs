@@ -1,6 +1,7 @@
 //! The algorithm: how files become frozen, and how it is known that they are.
 
 use std::{
+    collections::HashSet,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -65,8 +66,7 @@ impl Freezer {
             paths: Vec::new(),
             mode: Mode::Hold,
             errno: libc::EBUSY as u32,
-            mmap: MmapPolicy::Hold,
-            stop_all: false,
+            mmap: MmapPolicy::Stop,
             timeout: Duration::from_secs(60),
         }
     }
@@ -214,29 +214,37 @@ impl Freezer {
             .map_err(|unknown| self.builder.unknown(&self.targets, unknown))
     }
 
-    /// Stops processes beforehand whose stores could not be stopped one by one: while a thread of theirs
-    /// faults, another one could use the page.
+    /// Stops processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
+    /// because another thread could use the page while one faults.
     async fn stop_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
         if self.builder.mmap == MmapPolicy::Report || !self.any(|look| look.mappings > 0)? {
             return Ok(());
         }
-        let users = self.users(&[UseKind::Mapped], limit).await?;
-        let mut stopped = Vec::new();
-        for user in &users {
-            if (user.has_company() || self.builder.stop_all)
-                && stop::stop(&mut self.guards.controls, user)?
-            {
-                stopped.push(user);
+        let mut asked = HashSet::new();
+        // Whoever is listed may have a child that is not, until it has stopped.
+        loop {
+            let mut users = self.users(&[UseKind::Mapped], limit).await?;
+            users.retain(|user| {
+                (user.has_company() || self.builder.mmap == MmapPolicy::Stop)
+                    && asked.insert((user.pid, user.started))
+            });
+            if users.is_empty() {
+                return Ok(());
+            }
+            let mut stopped = Vec::new();
+            for user in &users {
+                if stop::stop(&mut self.guards.controls, user)? {
+                    stopped.push(user);
+                }
+            }
+            if let Some(user) = stop::wait_until_stopped(&stopped, limit).first() {
+                return Err(self.not_frozen(format!(
+                    "process {} ({}), which has one mapped, does not stop",
+                    user.pid,
+                    user.name()
+                )));
             }
         }
-        if let Some(user) = stop::wait_until_stopped(&stopped, limit).first() {
-            return Err(self.not_frozen(format!(
-                "process {} ({}), which has one mapped, does not stop",
-                user.pid,
-                user.name()
-            )));
-        }
-        Ok(())
     }
 
     fn stuck(&self, stuck: &Stuck) -> Error {

@@ -86,7 +86,7 @@ fn a_store_is_held_although_the_programs_for_it_are_skipped_and_that_is_told(pla
     const LIMIT: Duration = Duration::from_secs(8);
     let way = "store through an old mapping";
     let mut actors = ["first", "second", "third"].map(|name| actor_named(name, place, way));
-    let freeze = policies::freeze(&actors.each_ref(), &["--hold"]);
+    let freeze = policies::freeze(&actors.each_ref(), &["--mmap", "hold"]);
     let preempts = harness::preempts_everywhere();
     let [first, second, third] = &mut actors;
     for actor in [&mut *first, &mut *second, &mut *third] {
