@@ -11,14 +11,15 @@ use premod_common::guard::{GuardSettings, MmapPolicy, Mode, UseKind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    clock,
     flush::Flusher,
     freezer::Freezer,
     guards::Guards,
     keeper::{Keeper, recover},
+    kernel_use::UsedByKernel,
     names::Names,
+    namespaces,
     pins::Pins,
-    target::{Target, UsedByKernel},
+    target::Target,
     users::{self, Unknown, User},
 };
 use crate::{
@@ -218,7 +219,7 @@ impl Kernel {
                 missing: missing.join(" and "),
             });
         }
-        clock::must_be_the_kernels()?;
+        namespaces::must_be_the_machines()?;
         let environment = Environment::gather();
         let release = || environment.release.clone();
         if !environment.bpf_lsm_is_active() {

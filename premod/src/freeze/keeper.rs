@@ -22,8 +22,8 @@ use rustix::{
 };
 
 use super::{
-    clock,
     guards::Controls,
+    namespaces,
     pins::{self, Pins},
     processes::started,
 };
@@ -292,7 +292,7 @@ fn ignore_signals() {
 /// # Errors
 /// If their maps cannot be opened.
 pub fn recover() -> Result<Recovered, Error> {
-    clock::must_be_the_kernels()?;
+    namespaces::must_be_the_machines()?;
     let mut all = Recovered::default();
     for directory in pins::all()? {
         if !pins::is_orphan(&directory) {

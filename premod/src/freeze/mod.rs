@@ -16,7 +16,6 @@
 
 pub mod account;
 mod builder;
-mod clock;
 pub mod control;
 mod drain;
 mod ended;
@@ -26,9 +25,11 @@ mod freezer;
 pub(crate) mod guards;
 mod happened;
 pub mod keeper;
+mod kernel_use;
 mod links;
 mod lock;
 mod names;
+mod namespaces;
 mod pins;
 mod private;
 mod processes;

@@ -1,15 +1,11 @@
 //! The files to be frozen, and which of them premod refuses.
 
 use std::{
-    ffi::OsString,
     fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{
-            ffi::OsStringExt,
-            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
-        },
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +14,8 @@ use std::{
 use premod_common::guard::Look;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::{error::Error, exit_code::ExitCode, mounts::unescape};
+use super::kernel_use::UsedByKernel;
+use crate::{error::Error, exit_code::ExitCode};
 
 /// A file to be frozen. It stays open, so that its inode stays in memory.
 #[derive(Debug)]
@@ -226,52 +223,6 @@ fn refuse(path: &Path, code: ExitCode, why: String) -> Error {
         why,
         code,
     }
-}
-
-/// Files that the kernel itself uses now, by device and inode number.
-#[derive(Debug, Default)]
-pub struct UsedByKernel {
-    swap: Vec<(u64, u64)>,
-    /// With the name of the loop device.
-    loops: Vec<(String, (u64, u64))>,
-}
-
-impl UsedByKernel {
-    /// Looks for them.
-    #[must_use]
-    pub fn gather() -> Self {
-        Self {
-            swap: swap_files().filter_map(|path| id_of(&path)).collect(),
-            loops: loop_devices()
-                .filter_map(|(device, path)| Some((device, id_of(&path)?)))
-                .collect(),
-        }
-    }
-}
-
-fn id_of(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// The active swap files; /proc/swaps writes blanks in names as `\040`.
-fn swap_files() -> impl Iterator<Item = PathBuf> {
-    let table = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let lines: Vec<String> = table.lines().skip(1).map(str::to_owned).collect();
-    lines.into_iter().filter_map(|line| {
-        let (name, _) = line.split_once(char::is_whitespace)?;
-        Some(PathBuf::from(OsString::from_vec(unescape(name.as_bytes()))))
-    })
-}
-
-/// The loop devices in use, with the files behind them.
-fn loop_devices() -> impl Iterator<Item = (String, PathBuf)> {
-    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    devices.filter_map(|device| {
-        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
-        let name = device.file_name().into_string().ok()?;
-        Some((name, PathBuf::from(file.trim_end_matches('\n'))))
-    })
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::{
 tests! {
     Alone what_others_put_into_the_bpf_filesystem_is_left_alone,
     Alone in_a_time_namespace_nothing_is_frozen_or_thawed on Every,
+    Alone in_a_pid_namespace_nobody_is_taken_for_dead,
 }
 
 /// Mounted so that everybody may write into it, as some systems do it.
@@ -89,6 +90,29 @@ fn in_a_time_namespace_nothing_is_frozen_or_thawed(place: &Place) {
     freeze.frozen();
     assert_eq!(outcome(&mut writer), Outcome::Held);
     freeze.signal(Signal::INT);
+    terminate(freeze).expect(0);
+    process::wait_for("the writer goes on", || writer.outcome() == Outcome::Made);
+}
+
+/// With the host's BPF filesystem, as a privileged container may have it: the premod of the host lives.
+fn in_a_pid_namespace_nobody_is_taken_for_dead(place: &Place) {
+    let mut writer = actor(place, "pwrite");
+    let path = writer.files[0].path.clone();
+    let mut freeze = Freeze::start(&[&path]);
+    freeze.frozen();
+    writer.look();
+    let other = place.file("other");
+    clean_file(&other);
+    let other = other.to_str().expect("a plain path");
+    for arguments in [&["freeze", other, "--", "true"][..], &["thaw", "--recover"]] {
+        let mut premod = Command::new("unshare");
+        premod
+            .args(["--pid", "--fork", "--mount-proc", "premod"])
+            .args(arguments);
+        refused(&mut premod, 2, &["pid namespace", "host"]);
+    }
+    assert_eq!(outcome(&mut writer), Outcome::Held);
+    assert_eq!(writer.look(), [false]);
     terminate(freeze).expect(0);
     process::wait_for("the writer goes on", || writer.outcome() == Outcome::Made);
 }
