@@ -144,7 +144,7 @@ impl Freezer {
         for rounds in 1..=ROUNDS {
             let before = self.guards.controls.tally()?.touches;
             self.flush(limit).await?;
-            if !self.is_clean()? || self.guards.both_were_skipped() {
+            if !self.is_clean()? || self.guards.were_skipped() {
                 continue;
             }
             // Last: from the flush up to here nobody has modified. What is told from now on is a violation, so the time is
@@ -407,7 +407,7 @@ impl Freezer {
                 mono,
             })
         };
-        if self.guards.both_were_skipped() {
+        if self.guards.were_skipped() {
             found.push(violated(Why::Skipped, None));
         }
         let tally = self.guards.controls.tally()?;

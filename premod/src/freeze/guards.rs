@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     hash::{BuildHasher, RandomState},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd},
     path::Path,
     sync::atomic::{Ordering, fence},
     time::{Duration, Instant},
@@ -20,12 +20,11 @@ use premod_common::{
     inode::InodeAddress,
 };
 
-use super::pins::MAPS;
+use super::{pins::MAPS, skips::Skips};
 use crate::{
     error::Error,
-    events::recursion_misses,
     kernel::{
-        attach::{self, Attachment, fentry, fexit, iterator, lsm, tracepoint},
+        attach::{self, Attachment, fentry, fexit, iterator, kprobe, lsm, tracepoint},
         btf::Btf,
         environment::Environment,
         load,
@@ -57,20 +56,11 @@ const HOOKS: &[Attachment] = &[
     fentry("generic_write_checks", "write_seen_again"),
     tracepoint("writeback_dirty_folio", "dirty_seen"),
     tracepoint("writeback_dirty_folio", "dirty_seen_again"),
-    fentry("do_page_mkwrite", "mkwrite_begins"),
-    fentry("do_page_mkwrite", "mkwrite_begins_again"),
+    kprobe("do_page_mkwrite", "mkwrite_begins"),
     lsm("file_ioctl", "file_ioctl"),
     lsm("file_mprotect", "file_mprotect"),
     lsm("mmap_file", "mmap_file"),
     lsm("file_permission", "file_permission"),
-];
-
-/// Programs that hang twice, because the kernel may skip one; nothing is missed unless both were skipped.
-const PAIRS: [[&str; 2]; 4] = [
-    ["mkwrite_begins", "mkwrite_begins_again"],
-    ["mkwrite_ends", "mkwrite_ends_again"],
-    ["write_seen", "write_seen_again"],
-    ["dirty_seen", "dirty_seen_again"],
 ];
 
 /// Longest wait for hooks to be done with what they are doing. They run for microseconds, but a thread can be
@@ -168,13 +158,7 @@ pub(crate) struct Guards {
     awaited: HashMap<MapData, u32, u32>,
     look: Array<MapData, Look>,
     happenings: Option<RingBuf<MapData>>,
-    pairs: Vec<[Twin; 2]>,
-}
-
-/// One of two programs that do the same.
-struct Twin {
-    fd: OwnedFd,
-    misses: u64,
+    skips: Skips,
 }
 
 impl Guards {
@@ -212,7 +196,7 @@ impl Guards {
             awaited: take(&mut ebpf, "AWAITED")?,
             look: take(&mut ebpf, "LOOK")?,
             happenings: Some(take(&mut ebpf, "HAPPENINGS")?),
-            pairs: Vec::new(),
+            skips: Skips::default(),
             ebpf,
         })
     }
@@ -263,53 +247,18 @@ impl Guards {
             .chain(compat)
             .collect();
         self.attach_all(btf, environment, &ways)?;
-        self.pairs = PAIRS
-            .iter()
-            .map(|pair| Ok([self.twin(pair[0])?, self.twin(pair[1])?]))
-            .collect::<Result<_, Error>>()?;
+        self.skips = Skips::of(&self.ebpf)?;
         Ok(())
     }
 
-    fn twin(&self, program: &str) -> Result<Twin, Error> {
-        let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
-        let program = self
-            .ebpf
-            .program(program)
-            .ok_or_else(|| Error::BadValue(format!("the object has no program {program}")))?;
-        let fd = program.fd().map_err(|error| failed(&error))?;
-        let fd = fd
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| failed(&error))?;
-        Ok(Twin { fd, misses: 0 })
-    }
-
-    /// Whether the kernel has, since the last call, skipped both programs of a pair, so that something may
-    /// have gone unseen.
-    pub(crate) fn both_were_skipped(&mut self) -> bool {
-        let mut both = false;
-        for pair in &mut self.pairs {
-            let mut grown = [false; 2];
-            for (twin, grown) in pair.iter_mut().zip(&mut grown) {
-                let misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
-                *grown = misses > twin.misses;
-            }
-            // A skip of one alone may belong to a skip of the other that is still to come.
-            if grown == [true; 2] {
-                both = true;
-                for twin in pair {
-                    twin.misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
-                }
-            }
-        }
-        both
+    /// Whether the kernel has, since the last call, skipped programs so that something may have gone unseen.
+    pub(crate) fn were_skipped(&mut self) -> bool {
+        self.skips.have_come()
     }
 
     /// Forgets the skips up to now.
     pub(crate) fn forget_skips(&mut self) {
-        for twin in self.pairs.iter_mut().flatten() {
-            twin.misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
-        }
+        self.skips.forget();
     }
 
     /// Takes the program off that looks at the end of every system call.

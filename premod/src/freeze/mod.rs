@@ -36,6 +36,7 @@ mod processes;
 pub mod registry;
 pub mod report;
 mod server;
+mod skips;
 mod spelling;
 mod stop;
 mod target;
