@@ -191,7 +191,7 @@ impl FreezerBuilder {
             happenings,
             flusher,
             keeper: Some(keeper),
-            _pins: pins,
+            pins,
             frozen: None,
             last_told: None,
             told_twice: false,

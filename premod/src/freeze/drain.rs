@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     guards::Guards,
+    others::Others,
     processes::{Whereabouts, threads, whereabouts},
     stop::stop_for_a_moment,
     target::Target,
@@ -40,6 +41,7 @@ pub(crate) struct Stuck {
 /// A thread is done when a system call of its has ended since, or it sleeps elsewhere, or it has stopped.
 pub(crate) async fn land_earlier(
     guards: &mut Guards,
+    others: &Others,
     users: &[User],
     deadline: Instant,
 ) -> Result<Result<(), Stuck>, Error> {
@@ -79,7 +81,7 @@ pub(crate) async fn land_earlier(
             && began.elapsed() > patience
         {
             let moment = deadline.min(Instant::now() + MOMENT);
-            if stop_for_a_moment(&mut guards.controls, user, moment)? {
+            if stop_for_a_moment(&mut guards.controls, others, user, moment)? {
                 waiting.retain(|_, other| other.pid != user.pid);
             } else {
                 patience *= RUNNING_FACTOR;

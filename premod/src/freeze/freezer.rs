@@ -21,6 +21,7 @@ use super::{
     happened::{Frozen, Happened, Terms, Thawed, Violation, Why},
     keeper::{Keeper, Recovered},
     names::Names,
+    others::Others,
     pins::Pins,
     stop,
     target::Target,
@@ -45,7 +46,7 @@ pub struct Freezer {
     pub(super) happenings: AsyncFd<RingBuf<MapData>>,
     pub(super) flusher: Flusher,
     pub(super) keeper: Option<Keeper>,
-    pub(super) _pins: Pins,
+    pub(super) pins: Pins,
     pub(super) frozen: Option<Frozen>,
     pub(super) last_told: Option<GuardRecord>,
     pub(super) told_twice: bool,
@@ -126,7 +127,8 @@ impl Freezer {
             kinds.push(UseKind::Mapped);
         }
         let earlier = self.users(&kinds, limit).await?;
-        drain::land_earlier(&mut self.guards, &earlier, limit)
+        let others = self.others();
+        drain::land_earlier(&mut self.guards, &others, &earlier, limit)
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
         self.flush(limit).await?;
@@ -207,6 +209,11 @@ impl Freezer {
         Ok(false)
     }
 
+    /// The freezes of other premods.
+    fn others(&self) -> Others {
+        Others::than(self.pins.path())
+    }
+
     /// Who uses the files in these ways.
     async fn users(&mut self, kinds: &[UseKind], limit: Instant) -> Result<Vec<User>, Error> {
         users(&mut self.guards, &self.inodes, kinds, limit)
@@ -231,9 +238,10 @@ impl Freezer {
             if users.is_empty() {
                 return Ok(());
             }
+            let others = self.others();
             let mut stopped = Vec::new();
             for user in &users {
-                if stop::stop(&mut self.guards.controls, user)? {
+                if stop::stop(&mut self.guards.controls, &others, user)? {
                     stopped.push(user);
                 }
             }

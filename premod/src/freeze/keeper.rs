@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{self, Write},
     os::{fd::AsFd, unix::process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ use rustix::{
 use super::{
     guards::Controls,
     namespaces,
+    others::Others,
     pins::{self, Pins},
     processes::started,
 };
@@ -54,6 +55,7 @@ pub struct Recovered {
 
 /// Why premod leaves a process stopped.
 const STOPPED_BY_OTHERS: &str = "somebody else has stopped it, too";
+const HELD_BY_OTHERS: &str = "another premod holds it, too";
 
 /// What became of one held process.
 enum Outcome {
@@ -64,11 +66,11 @@ enum Outcome {
 }
 
 /// Continues one process, if it is still the one that was stopped and nobody else has stopped it.
-pub(crate) fn let_go(pid: u32, held: &HeldProcess) {
-    let _ = try_let_go(pid, held);
+pub(crate) fn let_go(pid: u32, held: &HeldProcess, others: &Others) {
+    let _ = try_let_go(pid, held, others);
 }
 
-fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
+fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Outcome {
     let Some(process) = rustix::process::Pid::from_raw(pid as i32) else {
         return Outcome::Gone;
     };
@@ -78,6 +80,9 @@ fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
     };
     if started(pid) != Some(held.started / TICK) {
         return Outcome::Gone;
+    }
+    if others.hold(pid, held.started) {
+        return Outcome::Left(HELD_BY_OTHERS);
     }
     let by_others = Signal::from_named_raw(held.stopped_by_others.into());
     if by_others == Some(Signal::STOP) {
@@ -97,8 +102,8 @@ fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
     }
 }
 
-/// Opens the switch and continues everybody.
-pub(crate) fn release(controls: &mut Controls) -> Recovered {
+/// Opens the switch and continues everybody. The maps are pinned in this directory.
+pub(crate) fn release(controls: &mut Controls, own: &Path) -> Recovered {
     let complain = |result: Result<(), Error>| {
         if let Err(error) = result {
             tracing::error!("{error}");
@@ -107,17 +112,18 @@ pub(crate) fn release(controls: &mut Controls) -> Recovered {
     let mut released = Recovered::default();
     complain(controls.order(Phase::Open, 0));
     // At once whoever is noted, then whoever a hook was still about to stop.
-    released.add(continue_all(controls));
+    released.add(continue_all(controls, own));
     complain(controls.wait_until_obeyed());
-    released.add(continue_all(controls));
+    released.add(continue_all(controls, own));
     released
 }
 
-fn continue_all(controls: &mut Controls) -> Recovered {
+fn continue_all(controls: &mut Controls, own: &Path) -> Recovered {
+    let others = Others::than(own);
     let mut continued = Recovered::default();
     for (pid, held) in controls.held() {
         let comm = name(&held.comm);
-        match try_let_go(pid, &held) {
+        match try_let_go(pid, &held, &others) {
             Outcome::Continued => continued.continued.push((Pid(pid), comm)),
             Outcome::Gone => {}
             Outcome::Left(why) => continued.left.push((Pid(pid), comm, why.to_owned())),
@@ -136,6 +142,8 @@ pub(crate) fn name(comm: &[u8; 16]) -> Bytes {
 /// A running keeper, as premod sees it.
 pub(crate) struct Keeper {
     child: Child,
+    /// Where its maps are pinned.
+    directory: PathBuf,
 }
 
 impl Keeper {
@@ -165,7 +173,10 @@ impl Keeper {
             .as_mut()
             .map_or(Ok(0), |stdout| io::Read::read(stdout, &mut ready));
         match read {
-            Ok(1) => Ok(Self { child }),
+            Ok(1) => Ok(Self {
+                child,
+                directory: pins.path().to_owned(),
+            }),
             Ok(_) => Err(failed("it ended at once".to_owned())),
             Err(error) => Err(failed(error.to_string())),
         }
@@ -177,7 +188,7 @@ impl Keeper {
         let report = self.report();
         let _ = self.child.wait();
         let mut all = report.unwrap_or_default();
-        all.add(release(controls));
+        all.add(release(controls, &self.directory));
         all
     }
 
@@ -211,33 +222,42 @@ impl Recovered {
         self.left.extend(more.left);
     }
 
-    /// A line for each: `+ PID NAME` or `- PID NAME`, the name in base64.
+    /// A line for each: `+ PID NAME` or `- PID NAME WHY`, the words in base64.
     fn write(&self) -> String {
-        let line =
-            |sign, pid: Pid, name: &Bytes| format!("{sign} {} {}\n", pid.0, STANDARD.encode(name));
+        let line = |sign, pid: &Pid, words: &[&[u8]]| {
+            let words: Vec<_> = words.iter().map(|word| STANDARD.encode(word)).collect();
+            format!("{sign} {} {}\n", pid.0, words.join(" "))
+        };
         let continued = self
             .continued
             .iter()
-            .map(|(pid, name)| line('+', *pid, name));
-        let left = self.left.iter().map(|(pid, name, _)| line('-', *pid, name));
+            .map(|(pid, name)| line('+', pid, &[name]));
+        let left = self
+            .left
+            .iter()
+            .map(|(pid, name, why)| line('-', pid, &[name, why.as_bytes()]));
         continued.chain(left).collect()
     }
 
     fn parse(text: &str) -> Self {
         let mut all = Self::default();
         for line in text.lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            let [sign, pid, name] = words[..] else {
+            let mut words = line.split(' ');
+            let (Some(sign), Some(pid)) = (words.next(), words.next()) else {
                 continue;
             };
-            let (Ok(pid), Ok(name)) = (pid.parse(), STANDARD.decode(name)) else {
+            let words: Result<Vec<_>, _> = words.map(|word| STANDARD.decode(word)).collect();
+            let (Ok(pid), Ok(words)) = (pid.parse(), words) else {
                 continue;
             };
-            match sign {
-                "+" => all.continued.push((Pid(pid), name.into())),
-                _ => all
-                    .left
-                    .push((Pid(pid), name.into(), STOPPED_BY_OTHERS.to_owned())),
+            match (sign, &words[..]) {
+                ("+", [name]) => all.continued.push((Pid(pid), name.clone().into())),
+                ("-", [name, why]) => all.left.push((
+                    Pid(pid),
+                    name.clone().into(),
+                    String::from_utf8_lossy(why).into_owned(),
+                )),
+                _ => {}
             }
         }
         all
@@ -266,7 +286,7 @@ pub fn run(directory: &Path) -> Result<(), Error> {
         let switch = controls.switch.get(&0, 0).unwrap_or_default();
         let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
         if over || expired {
-            all.add(release(&mut controls));
+            all.add(release(&mut controls, directory));
         }
         if over {
             break;
@@ -300,7 +320,7 @@ pub fn recover() -> Result<Recovered, Error> {
         }
         // A keeper that has just removed them has done the work.
         if let Ok(mut controls) = Controls::pinned(&directory) {
-            all.add(release(&mut controls));
+            all.add(release(&mut controls, &directory));
         }
         pins::remove(&directory);
     }
@@ -318,7 +338,7 @@ mod tests {
             left: vec![(
                 Pid(8),
                 Bytes::from_static(b"x\n\xff"),
-                STOPPED_BY_OTHERS.to_owned(),
+                HELD_BY_OTHERS.to_owned(),
             )],
         };
         assert_eq!(Recovered::parse(&said.write()), said);

@@ -30,6 +30,7 @@ mod links;
 mod lock;
 mod names;
 mod namespaces;
+mod others;
 mod pins;
 mod private;
 mod processes;

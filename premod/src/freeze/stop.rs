@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::{
     guards::Controls,
     keeper::{TICK, let_go},
+    others::Others,
     processes::{is_stopped, stands_still, started},
     users::User,
 };
@@ -22,9 +23,11 @@ const LOOK: Duration = Duration::from_micros(200);
 
 /// Stops a process. It is noted first, so that the keeper finds it whatever happens to us.
 ///
-/// Returns whether it was us: a process that is stopped already is left to whoever stopped it.
-pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> {
-    if user.pid == 1 || is_stopped(user.pid) {
+/// Returns whether it was us: a process that is stopped already is left to whoever stopped it. If that was another
+/// premod, it is stopped by both.
+pub(crate) fn stop(controls: &mut Controls, others: &Others, user: &User) -> Result<bool, Error> {
+    let stopped = || is_stopped(user.pid) && !others.hold(user.pid, user.started);
+    if user.pid == 1 || stopped() {
         return Ok(false);
     }
     let mut comm = [0; 16];
@@ -99,15 +102,16 @@ pub(crate) fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> V
 /// Returns whether it has stopped in time.
 pub(crate) fn stop_for_a_moment(
     controls: &mut Controls,
+    others: &Others,
     user: &User,
     deadline: Instant,
 ) -> Result<bool, Error> {
-    if !stop(controls, user)? {
+    if is_stopped(user.pid) || !stop(controls, others, user)? {
         return Ok(true);
     }
     let stopped = wait_until_stopped(&[user], deadline).is_empty();
     if let Ok(held) = controls.held.get(&user.pid, 0) {
-        let_go(user.pid, &held);
+        let_go(user.pid, &held, others);
         let _ = controls.held.remove(&user.pid);
     }
     Ok(stopped)

@@ -144,13 +144,14 @@ async fn heard(
 
 /// The processes behind the uses.
 fn gather(uses: &[Use], inodes: &[u64]) -> Vec<User> {
+    let numbers: HashMap<u64, usize> = inodes.iter().copied().zip(0..).collect();
     let mut of_memory: HashMap<u64, HashSet<u32>> = HashMap::new();
     for found in uses {
         of_memory.entry(found.memory).or_default().insert(found.pid);
     }
     let mut users: BTreeMap<u32, (Use, BTreeMap<usize, Access>)> = BTreeMap::new();
     for found in uses {
-        let Some(number) = inodes.iter().position(|&inode| inode == found.inode) else {
+        let Some(&number) = numbers.get(&found.inode) else {
             continue;
         };
         let (_, files) = users

@@ -154,7 +154,7 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
         ("write-hostile-names", []) => write_hostile_names(),
         ("splice-from-nothing", [file]) => in_flight::splice_from_nothing(Path::new(file)),
         ("write-from-nowhere", [file]) => in_flight::write_from_nowhere(Path::new(file)),
-        ("store-beside", [how, file]) => users::store_beside(how, Path::new(file)),
+        ("store-beside", [how, files @ ..]) => users::store_beside(how, files),
         ("write-as", [number, file]) => let_go::write_as(number, Path::new(file)),
         ("in-time-namespace", [offsets, program, ..]) => {
             return places::in_time_namespace(offsets, program, &arguments[2..]);

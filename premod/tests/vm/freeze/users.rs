@@ -31,6 +31,7 @@ tests! {
     Alone users_behind_an_overlay_are_found,
     Alone a_process_whose_first_thread_has_ended_is_held_and_goes_on,
     Alone processes_that_share_memory_are_stopped_beforehand,
+    Alone a_process_that_two_freezes_hold_goes_on_after_both,
     Alone a_paused_control_group_is_not_waited_for,
 }
 
@@ -41,12 +42,12 @@ struct Storer {
 }
 
 impl Storer {
-    fn start(program: &Path, how: &str, path: &Path) -> Self {
+    fn start(program: &Path, how: &str, paths: &[&Path]) -> Self {
         let mut child = Command::new(program)
             // The task is called as the file is; this one has to be read as UTF-8.
             .arg0("premod-vm-test")
             .args(["store-beside", how])
-            .arg(path)
+            .args(paths)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -55,7 +56,7 @@ impl Storer {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n", "{how}");
-        let path = path.to_owned();
+        let path = paths[0].to_owned();
         Self { child, path }
     }
 
@@ -103,7 +104,7 @@ fn users_are_found_whatever_they_are_called(place: &Place) {
         fs::set_permissions(program, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .expect("chmod");
         let path = clean(place, "data");
-        let storer = Storer::start(program, "thread", &path);
+        let storer = Storer::start(program, "thread", &[&path]);
         let users = listed(&path);
         let found = |user: &Value| user["pid"] == storer.child.id() && user["threads"] == 2;
         assert!(users.iter().any(found), "{}: {users:?}", program.display());
@@ -138,7 +139,7 @@ fn users_behind_an_overlay_are_found(place: &Place) {
     };
     found(true, false, writer.pid());
     let own = fs::read_link("/proc/self/exe").expect("this program");
-    let storer = Storer::start(&own, "thread", &merged);
+    let storer = Storer::start(&own, "thread", &[&merged]);
     found(true, true, storer.child.id());
     storer.must_not_store(&upper);
     assert_eq!(outcome(&mut writer), Outcome::Made);
@@ -147,7 +148,7 @@ fn users_behind_an_overlay_are_found(place: &Place) {
 fn a_process_whose_first_thread_has_ended_is_held_and_goes_on(place: &Place) {
     let path = clean(place, "data");
     let own = fs::read_link("/proc/self/exe").expect("this program");
-    let storer = Storer::start(&own, "last", &path);
+    let storer = Storer::start(&own, "last", &[&path]);
     assert_eq!(process::state(storer.child.id()), 'Z', "its first thread");
     storer.must_not_store(&path);
 }
@@ -155,14 +156,38 @@ fn a_process_whose_first_thread_has_ended_is_held_and_goes_on(place: &Place) {
 fn processes_that_share_memory_are_stopped_beforehand(place: &Place) {
     let path = clean(place, "data");
     let own = fs::read_link("/proc/self/exe").expect("this program");
-    Storer::start(&own, "process", &path).must_not_store(&path);
+    Storer::start(&own, "process", &[&path]).must_not_store(&path);
+}
+
+/// It has two files mapped, and each freeze relies on that it stands still.
+fn a_process_that_two_freezes_hold_goes_on_after_both(place: &Place) {
+    let (one, other) = (clean(place, "one"), clean(place, "other"));
+    let own = fs::read_link("/proc/self/exe").expect("this program");
+    let mut storer = Storer::start(&own, "thread", &[&one, &other]);
+    let frozen = |path: &Path| {
+        let mut freeze = Freeze::start(&[path.to_str().expect("a plain path")]);
+        freeze.frozen();
+        freeze
+    };
+    let (first, second) = (frozen(&one), frozen(&other));
+    drop(storer.child.stdin.take());
+    let ended = terminate(first).expect(0);
+    assert!(
+        ended.stderr.contains("another premod holds it"),
+        "{ended:?}"
+    );
+    thread::sleep(Duration::from_millis(300));
+    assert!(process::is_stopped(storer.child.id()), "{ended:?}");
+    terminate(second).expect(0);
+    let status = process::wait(&mut storer.child);
+    assert!(status.success(), "{status}");
 }
 
 /// `docker pause`: it changes nothing, and never stops.
 fn a_paused_control_group_is_not_waited_for(place: &Place) {
     let path = clean(place, "data");
     let own = fs::read_link("/proc/self/exe").expect("this program");
-    let storer = Storer::start(&own, "thread", &path);
+    let storer = Storer::start(&own, "thread", &[&path]);
     let group = Path::new("/sys/fs/cgroup/premod-paused");
     fs::create_dir(group).expect("a control group");
     let set = |file: &str, value: String| fs::write(group.join(file), value).expect("cgroup");
@@ -183,21 +208,21 @@ fn a_paused_control_group_is_not_waited_for(place: &Place) {
     process::wait_for("the group is empty", || fs::remove_dir(group).is_ok());
 }
 
-/// `store-beside HOW FILE`: has FILE mapped, and stores when stdin ends, beside a first thread that waits (`thread`), or
-/// that has ended (`last`), or in another process with the same memory (`process`).
-pub(crate) fn store_beside(how: &str, path: &Path) {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("open");
-    let mut mapping = Mapping::shared(&file, 4096);
-    // SAFETY: the first byte of the mapping; the page is there from now on.
-    unsafe { mapping.at(0).read_volatile() };
+/// `store-beside HOW FILE...`: has the files mapped, and stores to the first when stdin ends, beside a first thread that
+/// waits (`thread`), or that has ended (`last`), or in another process with the same memory (`process`).
+pub(crate) fn store_beside(how: &str, paths: &[String]) {
+    let map = |path: &String| {
+        let file = File::options().read(true).write(true).open(path);
+        let mapping = Mapping::shared(&file.expect("open"), 4096);
+        // SAFETY: the first byte of the mapping; the page is there from now on.
+        unsafe { mapping.at(0).read_volatile() };
+        mapping
+    };
+    let mut mappings: Vec<Mapping> = paths.iter().map(map).collect();
     let mut store = move || {
         println!("ready");
         while rustix::io::read(std::io::stdin(), &mut [0; 1]).is_ok_and(|count| count > 0) {}
-        mapping.store(0, b'1');
+        mappings[0].store(0, b'1');
     };
     match how {
         "process" => beside_in_a_process(store),
