@@ -82,11 +82,12 @@ pub struct Facts {
     pub task_struct_signal: u32,
     pub task_struct_pending: u32,
     pub task_struct_group_leader: u32,
-    pub task_struct_real_parent: u32,
     pub task_struct_start_boottime: u32,
     pub signal_struct_nr_threads: u32,
     pub signal_struct_shared_pending: u32,
     pub signal_struct_group_stop_count: u32,
+    /// From overlayfs's own inode to its `ovl_inode.__upperdentry`; 0 when it could not be found.
+    pub overlay_upper: u32,
     pub pt_regs_orig_ax: u32,
     pub pt_regs_ax: u32,
     pub pt_regs_si: u32,

@@ -71,6 +71,9 @@ pub enum MmapPolicy {
     Kill = 1,
     /// The store happens, and the freeze is violated.
     Report = 2,
+    /// Whoever has a file mapped, shared and writable, is stopped beforehand, until the thaw. Then nothing that the kernel
+    /// stores on their behalf can slip through, and no store of theirs begins, which would change the file's times.
+    Stop = 3,
 }
 
 /// A freeze's settings, set before its programs are verified.
@@ -116,6 +119,9 @@ pub struct Tally {
     pub unnoted: u64,
     /// A process could not be stopped.
     pub unstopped: u64,
+    /// Names on the way to a guarded file that were about to be renamed, replaced or removed, whatever the switch
+    /// says.
+    pub renamed: u64,
 }
 
 /// A process that was stopped, by its process id in the initial pid namespace.
@@ -132,7 +138,8 @@ pub struct HeldProcess {
     pub tid: u32,
     /// [`crate::event::Op`] as a number.
     pub op: u8,
-    /// Not zero: somebody else has stopped it too, and premod must not continue it.
+    /// The signal by which somebody else has stopped it too; 0 if nobody has. After SIGSTOP premod does not continue
+    /// it. A stop of the terminal's, which it may ignore or handle, is sent to it again when it is continued.
     pub stopped_by_others: u8,
     /// Always zero.
     pub padding: u16,
@@ -186,6 +193,54 @@ pub struct Look {
     pub frozen: u32,
     /// The asking process, in the initial pid namespace.
     pub tgid: u32,
+    /// Address of the dentry that the file was opened by.
+    pub dentry: u64,
+}
+
+/// Somebody who uses a guarded inode, as the kernel side finds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Use {
+    /// The inode.
+    pub inode: InodeAddress,
+    /// Address of the process's memory: processes may share it without being threads of one.
+    pub memory: u64,
+    /// When the process began, in nanoseconds since boot.
+    pub started: u64,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// How many threads it has.
+    pub threads: u32,
+    /// [`UseKind`] as a number.
+    pub kind: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+/// How somebody uses an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum UseKind {
+    /// Has it open for writing.
+    Open = 0,
+    /// Has it mapped, shared and writable.
+    Mapped = 1,
+    /// Has a file of overlayfs open for writing, and the kernel does not tell which file is behind it.
+    Stacked = 2,
+}
+
+impl Use {
+    /// Size in bytes.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Reads what the kernel side has written; `None` if it is cut off.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..Self::SIZE)?;
+        // SAFETY: the bytes have the size of the record, every bit pattern is a valid record, and
+        // read_unaligned asks nothing of the address.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
 }
 
 /// What a [`GuardRecord`] tells.
@@ -203,6 +258,8 @@ pub enum Happening {
     /// A store that could not be stopped before it happened: by the kernel on behalf of a process, or into
     /// memory that other processes or threads share.
     Stored = 4,
+    /// A name on the way to a guarded file is about to be renamed, replaced or removed.
+    Renamed = 5,
 }
 
 impl Happening {
@@ -215,6 +272,7 @@ impl Happening {
             2 => Some(Self::Killed),
             3 => Some(Self::Touched),
             4 => Some(Self::Stored),
+            5 => Some(Self::Renamed),
             _ => None,
         }
     }
@@ -232,7 +290,7 @@ impl Happening {
 pub struct GuardRecord {
     /// `CLOCK_MONOTONIC`, in nanoseconds.
     pub mono_ns: u64,
-    /// The inode.
+    /// The inode; of [`Happening::Renamed`] the dentry.
     pub inode: InodeAddress,
     /// [`Happening`] as a number.
     pub happening: u32,
@@ -268,11 +326,18 @@ impl GuardRecord {
 pub const GUARDED_MAX: u32 = 4096;
 /// Most processes that one freeze can stop. Whoever comes after them gets an errno.
 pub const HELD_MAX: u32 = 16384;
+/// Most names on the ways to the files of one freeze.
+pub const NAMES_MAX: u32 = 1 << 18;
+/// Most tasks of CMD and what it has started. Those beyond are held like anybody else.
+pub const COMMANDS_MAX: u32 = 1 << 18;
 /// Most modifiers in flight that can be noted.
 pub const IN_FLIGHT_MAX: u32 = 16384;
 
 const _: () = assert!(
-    size_of::<HeldProcess>() == 48 && size_of::<GuardRecord>() == 56 && size_of::<Look>() == 40
+    size_of::<HeldProcess>() == 48
+        && size_of::<GuardRecord>() == 56
+        && size_of::<Look>() == 48
+        && size_of::<Use>() == 40
 );
 
 #[cfg(feature = "user")]
@@ -308,13 +373,13 @@ mod tests {
 
     #[test]
     fn happenings_have_the_numbers_they_are_found_by() {
-        for number in 0..5 {
+        for number in 0..6 {
             assert_eq!(
                 Happening::from_number(number).map(|happening| happening as u32),
                 Some(number)
             );
         }
-        assert_eq!(Happening::from_number(5), None);
+        assert_eq!(Happening::from_number(6), None);
         assert!(GuardRecord::decode(&[0; GuardRecord::SIZE - 1]).is_none());
     }
 }

@@ -199,8 +199,7 @@ impl Inode {
     fn is_internal(self) -> bool {
         // SAFETY: i_nlink is an unsigned int, i_dentry.first a pointer.
         unsafe {
-            load!(self.0, inode_i_nlink: u32) == 0
-                && load!(self.0, inode_i_dentry_first: u64) == 0
+            load!(self.0, inode_i_nlink: u32) == 0 && load!(self.0, inode_i_dentry_first: u64) == 0
         }
     }
 

@@ -41,20 +41,6 @@ pub(crate) fn is_in_flight(flight: Flight) -> bool {
     modifier.is_some_and(|modifier| modifier.flight == flight as u32)
 }
 
-/// How long the second of two equal programs comes after the first, at most. If the thread was preempted in
-/// between, it acts a second time, which harms nobody.
-const SECOND: u64 = 1_000_000;
-
-/// Whether the running thread was noted for this very fault: an older note is of one whose end was not seen.
-#[inline(always)]
-pub(crate) fn has_just_taken_off(now: u64) -> bool {
-    // SAFETY: as in `is_in_flight`.
-    let modifier = unsafe { IN_FLIGHT.get(current_task() as u32) };
-    modifier.is_some_and(|modifier| {
-        modifier.flight == Flight::Fault as u32 && now.wrapping_sub(modifier.since) < SECOND
-    })
-}
-
 #[inline(always)]
 fn land(flight: Flight) {
     if is_in_flight(flight) {

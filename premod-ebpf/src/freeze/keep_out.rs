@@ -89,7 +89,7 @@ pub(crate) fn refuse_store(inode: InodeAddress, by_user: bool, now: u64) {
             hold(task, inode, Op::Mmap, now)
         };
     // Until they have stopped too, other threads can store to the page that the fault makes writable.
-    if !kept_out || !by_user || task.has_threads() {
+    if !kept_out || !by_user || task.threads() > 1 {
         count!(touches);
         tell(inode, Happening::Stored, Op::Mmap, 0);
     }
@@ -99,23 +99,23 @@ pub(crate) fn refuse_store(inode: InodeAddress, by_user: bool, now: u64) {
 #[inline(always)]
 fn hold(task: Running, inode: InodeAddress, op: Op, now: u64) -> bool {
     let process = task.process();
-    // SAFETY: only whether there is an entry matters.
-    let known = unsafe { HELD.get(process) }.is_some();
+    let started = task.started();
+    // A note of another process with this number, which has died while it was held, is void.
+    // SAFETY: a copy of a value that no program changes once it is there.
+    let known = unsafe { HELD.get(process) }.is_some_and(|held| held.started == started);
     if !known {
         let held = HeldProcess {
-            started: task.started(),
+            started,
             since: now,
             inode,
             tid: current_task() as u32,
             op: op as u8,
-            stopped_by_others: task.is_being_stopped().into(),
+            stopped_by_others: task.being_stopped_by(),
             padding: 0,
             comm: bpf_get_current_comm().unwrap_or_default(),
         };
-        if HELD.insert(process, held, u64::from(BPF_NOEXIST)).is_err()
-            // Another thread of the process may have been faster.
-            && unsafe { HELD.get(process) }.is_none()
-        {
+        // Another thread of the process may have been faster, and notes the same.
+        if HELD.insert(process, held, 0).is_err() {
             count!(unnoted);
             return false;
         }

@@ -33,6 +33,7 @@ fn look(ctx: FEntryContext) -> i32 {
             mappings: load!(mapping, address_space_i_mmap_writable),
             frozen: u32::from(load!(inode.superblock().0, super_block_s_writers_frozen: u16)),
             tgid: current_process(),
+            dentry: File(ctx.arg(0)).place().dentry,
         }
     };
     let _ = LOOK.set(0, answer, 0);

@@ -3,7 +3,8 @@
 //! Hooks (`calls`, `mappings`) ask [`guard`] whether the inode is guarded and what the switch says. While it
 //! is watching, modifiers in flight are noted ([`flight`]) until they have landed; while it is closed they
 //! are refused, held or killed ([`keep_out`]). What modifies a guarded inode all the same is seen by the
-//! hooks of `seen`, counted, and told.
+//! hooks of `seen`, counted, and told. `names` tells who changes a name on the way to a file, `command` knows CMD's
+//! descendants, and `users` are not hooks: premod runs them to learn who uses the files.
 //!
 //! All programs fail open: when the deadline has passed, or premod is gone, everybody passes.
 #![no_std]
@@ -18,6 +19,7 @@ mod atomic;
 #[expect(dead_code, reason = "tracing needs more of it")]
 mod call;
 mod calls;
+mod command;
 #[path = "../facts.rs"]
 mod facts;
 mod flight;
@@ -31,10 +33,12 @@ mod look;
 mod maintenance;
 mod mappings;
 mod maps;
+mod names;
 mod running;
 mod seen;
 mod signals;
 mod tell;
+mod users;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,8 +1,8 @@
 //! Stores through mappings, and mappings that could be stored through.
 
 use aya_ebpf::{
-    macros::{fentry, lsm},
-    programs::{FEntryContext, LsmContext},
+    macros::{kprobe, lsm},
+    programs::{LsmContext, ProbeContext},
 };
 use premod_common::{
     event::Op,
@@ -12,10 +12,10 @@ use premod_common::{
 use crate::{
     calls::modify,
     facts::fact,
-    flight::{has_just_taken_off, take_off},
+    flight::take_off,
     guard,
     keep_out::refuse_store,
-    kernel::{File, load},
+    kernel::{File, load, read, read_u32},
 };
 
 /// `PROT_WRITE`, `MAP_TYPE`, `MAP_SHARED` and `MAP_SHARED_VALIDATE` of the kernel's stable interface.
@@ -69,40 +69,27 @@ fn file_mprotect(ctx: LsmContext) -> i32 {
 
 /// `do_page_mkwrite(struct vm_fault *vmf)` on 6.1, `(vmf, struct folio *)` later: a store to a clean page of
 /// a shared mapping, before the page can be stored to.
-#[fentry(function = "do_page_mkwrite")]
-fn mkwrite_begins(ctx: FEntryContext) -> i32 {
-    fault(ctx.arg(0));
+///
+/// A kprobe, because nothing stands behind it, and the kernel never skips one: it does not preempt a task inside of it.
+#[kprobe(function = "do_page_mkwrite")]
+fn mkwrite_begins(ctx: ProbeContext) -> u32 {
+    fault(ctx.arg(0).unwrap_or(0));
     0
 }
 
-/// The same once more: the kernel skips a program while a task that it has preempted is inside of it, and
-/// this is the one that nothing stands behind. Whichever of the two runs second has nothing to do.
-#[fentry(function = "do_page_mkwrite")]
-fn mkwrite_begins_again(ctx: FEntryContext) -> i32 {
-    fault(ctx.arg(0));
-    0
-}
-
+/// `struct vm_fault`
 #[inline(always)]
-fn fault(fault: *const u8) {
-    // SAFETY: the offsets are those of vma and flags in struct vm_fault, and of vm_file in the vma.
-    let (file, flags): (*const u8, u32) = unsafe {
-        let area: *const u8 = load!(fault, vm_fault_vma);
-        (
-            load!(area, vm_area_struct_vm_file),
-            load!(fault, vm_fault_flags),
-        )
-    };
-    if file.is_null() {
-        return;
-    }
-    let inode = File(file).inode().address();
+fn fault(fault: u64) {
+    let area = read(fault + u64::from(fact!(vm_fault_vma)));
+    let file = read(area + u64::from(fact!(vm_area_struct_vm_file)));
+    let inode = read(file + u64::from(fact!(file_f_inode)));
     guard::at(inode, |phase, now| {
-        if matches!(phase, Phase::Open) || has_just_taken_off(now) {
+        if matches!(phase, Phase::Open) {
             return 0;
         }
         take_off(inode, Flight::Fault, now);
         if matches!(phase, Phase::Closed) {
+            let flags = read_u32(fault + u64::from(fact!(vm_fault_flags)));
             refuse_store(inode, flags & fact!(fault_flag_user) != 0, now);
         }
         0

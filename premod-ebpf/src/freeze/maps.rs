@@ -1,13 +1,14 @@
 //! Maps and settings of a freeze.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use premod_common::{
     guard::{
-        GUARDED_MAX, GuardSettings, HELD_MAX, HeldProcess, IN_FLIGHT_MAX, InFlight, Look, Switch,
-        Tally,
+        COMMANDS_MAX, GUARDED_MAX, GuardSettings, HELD_MAX, HeldProcess, IN_FLIGHT_MAX, InFlight,
+        Look, NAMES_MAX, Switch, Tally,
     },
     inode::InodeAddress,
 };
@@ -37,9 +38,15 @@ pub(crate) static SUPERBLOCKS: HashMap<u64, u32> = HashMap::with_max_entries(GUA
 #[map]
 pub(crate) static SWITCH: Array<Switch> = Array::with_max_entries(1, 0);
 
-/// The process id of CMD, which must not be stopped: premod waits for it. 0 as long as there is none.
+/// CMD, and whatever it has started, by the addresses of their tasks: premod waits for them ([`crate::command`]).
 #[map]
-pub(crate) static COMMAND: Array<u32> = Array::with_max_entries(1, 0);
+pub(crate) static COMMANDS: HashMap<u64, u32> =
+    HashMap::with_max_entries(COMMANDS_MAX, BPF_F_NO_PREALLOC);
+
+/// Names on the ways to the files, by the addresses of their dentries ([`crate::names`]).
+#[map]
+pub(crate) static NAMES: HashMap<u64, u32> =
+    HashMap::with_max_entries(NAMES_MAX, BPF_F_NO_PREALLOC);
 
 /// What is counted. Written by the kernel side only.
 #[map]

@@ -3,22 +3,28 @@
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 
 use crate::{
-    call::{self, Ioctl},
-    facts::fact,
-    kernel::{load, read, read_u32},
-    maps::{COMMAND, settings},
+    call,
+    kernel::load,
+    maps::{COMMANDS, settings},
 };
 
 /// What the entry of an exception puts into the place of a system call's number.
 const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
-/// SIGSTOP, SIGTSTP, SIGTTIN and SIGTTOU in a signal set, where bit 0 is signal 1.
-const STOP_SIGNALS: u64 = 0b1111 << 18;
+/// The signals that stop a process, of the kernel's stable interface.
+pub(crate) const SIGSTOP: u8 = 19;
+const SIGTSTP: u8 = 20;
+const SIGTTIN: u8 = 21;
+pub(crate) const SIGTTOU: u8 = 22;
+
+/// A signal in a set, where bit 0 is signal 1.
+const fn bit(signal: u8) -> u64 {
+    1 << (signal - 1)
+}
+
 /// The global init process.
 const INIT: u32 = 1;
-/// How far up CMD's family is followed.
-const ANCESTORS: u32 = 16;
 
 /// `struct task_struct`
 #[derive(Clone, Copy)]
@@ -31,12 +37,29 @@ impl Running {
         Self(unsafe { bpf_get_current_task_btf() }.cast())
     }
 
+    /// The task of this address, which the verifier knows to be one.
+    #[inline(always)]
+    pub(crate) fn of(task: *const u8) -> Self {
+        Self(task)
+    }
+
+    /// Address of the task, by which it is known for as long as it lives.
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// Address of its memory.
+    #[inline(always)]
+    pub(crate) fn memory(self) -> u64 {
+        // SAFETY: mm is a pointer.
+        unsafe { load!(self.0, task_struct_mm) }
+    }
+
     /// A thread of the kernel: nfsd, a loop device, writeback. It has no memory of its own.
     #[inline(always)]
     pub(crate) fn is_kernel_thread(self) -> bool {
-        // SAFETY: mm is a pointer.
-        let memory: u64 = unsafe { load!(self.0, task_struct_mm) };
-        memory == 0
+        self.memory() == 0
     }
 
     /// `struct pt_regs`: the task's user mode, as it was left.
@@ -89,19 +112,27 @@ impl Running {
         }
     }
 
-    /// Other threads have the same memory.
+    /// It is the first thread of its process.
     #[inline(always)]
-    pub(crate) fn has_threads(self) -> bool {
+    pub(crate) fn leads(self) -> bool {
+        // SAFETY: group_leader is a pointer.
+        let leader: u64 = unsafe { load!(self.0, task_struct_group_leader) };
+        leader == self.address()
+    }
+
+    /// How many threads its process has.
+    #[inline(always)]
+    pub(crate) fn threads(self) -> i32 {
         // SAFETY: signal is a pointer to a signal_struct, whose nr_threads is an int.
         unsafe {
             let signal: *const u8 = load!(self.0, task_struct_signal);
-            load!(signal, signal_struct_nr_threads: i32) > 1
+            load!(signal, signal_struct_nr_threads)
         }
     }
 
-    /// Somebody is stopping the process already.
+    /// The signal by which somebody is stopping the process already; 0 if nobody is.
     #[inline(always)]
-    pub(crate) fn is_being_stopped(self) -> bool {
+    pub(crate) fn being_stopped_by(self) -> u8 {
         // SAFETY: the offsets are those of the sets of pending signals (64 bits) and of group_stop_count
         // (an int) in struct task_struct and struct signal_struct.
         unsafe {
@@ -109,34 +140,31 @@ impl Running {
             let pending: u64 = load!(self.0, task_struct_pending: u64)
                 | load!(signal, signal_struct_shared_pending: u64);
             let stopping: i32 = load!(signal, signal_struct_group_stop_count);
-            pending & STOP_SIGNALS != 0 || stopping > 0
+            if stopping > 0 || pending & bit(SIGSTOP) != 0 {
+                SIGSTOP
+            } else if pending & bit(SIGTSTP) != 0 {
+                SIGTSTP
+            } else if pending & bit(SIGTTIN) != 0 {
+                SIGTTIN
+            } else if pending & bit(SIGTTOU) != 0 {
+                SIGTTOU
+            } else {
+                0
+            }
         }
     }
 
-    /// Must not be stopped: init; premod itself; CMD and its children, which premod waits for.
+    /// Must not be stopped: init; premod itself; CMD and what it has started, which premod waits for.
     #[inline(always)]
     pub(crate) fn must_run(self) -> bool {
         let process = self.process();
         process == INIT || process == settings().own_pid || self.is_of_command()
     }
 
+    /// CMD, or started by it.
     #[inline(always)]
-    fn is_of_command(self) -> bool {
-        let command = COMMAND.get(0).copied().unwrap_or(0);
-        if command == 0 {
-            return false;
-        }
-        let mut ancestor = self.0 as u64;
-        for _ in 0..ANCESTORS {
-            let process = read_u32(ancestor + u64::from(fact!(task_struct_tgid)));
-            if process == command {
-                return true;
-            }
-            if process <= INIT {
-                return false;
-            }
-            ancestor = read(ancestor + u64::from(fact!(task_struct_real_parent)));
-        }
-        false
+    pub(crate) fn is_of_command(self) -> bool {
+        // SAFETY: only whether there is an entry matters.
+        unsafe { COMMANDS.get(self.address()) }.is_some()
     }
 }

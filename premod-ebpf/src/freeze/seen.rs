@@ -5,8 +5,8 @@
 //! preempted is inside of it on the same CPU; it skips both only if two tasks were preempted, one in each.
 //! What a program sees is told twice, then; user space takes it for one.
 //!
-//! The same can happen to the two programs that stop a store in its fault. What makes its page dirty is seen
-//! here, before the store, and it is stopped here.
+//! What makes a page dirty in a fault is seen here, too, before the store. If the program that stops stores was not
+//! called, it is stopped here.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry},

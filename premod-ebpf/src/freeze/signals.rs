@@ -5,22 +5,22 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use crate::{
     kernel::{current_process, load},
     maps::{HELD, settings},
+    running::{SIGSTOP, SIGTTOU},
 };
 
-const SIGCONT: i32 = 18;
-const SIGSTOP: i32 = 19;
-/// SIGTSTP, SIGTTIN, SIGTTOU.
-const TERMINAL_STOPS: core::ops::RangeInclusive<i32> = 20..=22;
+const SIGCONT: u8 = 18;
 /// `SEND_SIG_PRIV` of include/linux/sched/signal.h: sent by the kernel, so by our own programs, too.
 const BY_KERNEL: u64 = 1;
 
 /// Tracepoint `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, …)`, 6.1 to
-/// 7.x. A process that somebody else stops while it is held must stay stopped when it is let go.
+/// 7.x. A process that somebody else stops by SIGSTOP while it is held must stay stopped when it is let go. What the
+/// terminal sends may be ignored or handled, or be void in an orphaned group; and SIGCONT takes it back. It is noted,
+/// to be sent once more after that.
 #[btf_tracepoint(function = "signal_generate")]
 fn signal_generate(ctx: BtfTracePointContext) -> i32 {
-    let signal: i32 = ctx.arg(0);
-    let stops = signal == SIGSTOP || TERMINAL_STOPS.contains(&signal);
-    if !stops && signal != SIGCONT {
+    let number: i32 = ctx.arg(0);
+    let signal = number as u8;
+    if !(i32::from(SIGCONT)..=i32::from(SIGTTOU)).contains(&number) {
         return 0;
     }
     let info: u64 = ctx.arg(1);
@@ -35,7 +35,13 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     }
     if let Some(held) = HELD.get_ptr_mut(process) {
         // SAFETY: the pointer comes from the map.
-        unsafe { (*held).stopped_by_others = stops.into() };
+        unsafe {
+            if signal == SIGCONT {
+                (*held).stopped_by_others = 0;
+            } else if (*held).stopped_by_others != SIGSTOP {
+                (*held).stopped_by_others = signal;
+            }
+        }
     }
     0
 }

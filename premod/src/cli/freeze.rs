@@ -42,7 +42,7 @@ pub struct FreezeArgs {
     pub deny: Option<Errno>,
 
     /// What happens to processes that store through a mapping, for which there is no errno
-    #[arg(long, value_name = "WHAT", default_value = "hold")]
+    #[arg(long, value_name = "WHAT", default_value = "stop")]
     pub mmap: Mmap,
 
     /// Let everybody go on after this time (60, 0.5, 500ms, 1m30s), whatever happens
@@ -81,10 +81,10 @@ pub struct FreezeArgs {
 /// What happens to a store through a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mmap {
-    /// The process is stopped before the store; one with several threads is stopped from the beginning
-    Hold,
     /// Every process that has a file mapped writable is stopped from the beginning
     Stop,
+    /// The process is stopped at its first store; one whose memory others share is stopped from the beginning
+    Hold,
     /// The process is killed before the store
     Kill,
     /// The store happens, and the freeze is violated
@@ -109,11 +109,11 @@ impl FreezeArgs {
             command: self.command,
             deny: self.deny,
             mmap: match self.mmap {
-                Mmap::Hold | Mmap::Stop => MmapPolicy::Hold,
+                Mmap::Stop => MmapPolicy::Stop,
+                Mmap::Hold => MmapPolicy::Hold,
                 Mmap::Kill => MmapPolicy::Kill,
                 Mmap::Report => MmapPolicy::Report,
             },
-            stop_all: self.mmap == Mmap::Stop,
             timeout: self.timeout,
             ending: self.ending.into(),
             background: self.freeze,

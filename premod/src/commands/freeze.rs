@@ -47,8 +47,6 @@ pub struct Settings {
     pub deny: Option<Errno>,
     /// What happens to stores through mappings.
     pub mmap: MmapPolicy,
-    /// Stop every process that has a file mapped, from the beginning.
-    pub stop_all: bool,
     /// How long the freeze may last at most.
     pub timeout: Duration,
     /// What becomes of CMD if the freeze is over before it.
@@ -101,7 +99,6 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let builder = Freezer::builder()
         .paths(paths)
         .mmap(settings.mmap)
-        .stop_all_that_map(settings.stop_all)
         .timeout(settings.timeout);
     let builder = match settings.deny {
         Some(errno) => builder.deny(errno.0),
@@ -109,7 +106,8 @@ pub async fn run(settings: Settings) -> Result<u8> {
     };
     let targets = builder.targets()?;
     if settings.dry_run {
-        return plan::show_plan(&targets, &settings);
+        let users = builder.users(&targets).await?;
+        return plan::show_plan(&users, &targets, &settings);
     }
     if targets.len() > GUARDED_MAX as usize {
         return Err(Error::TooManyToFreeze {
@@ -170,7 +168,6 @@ pub async fn run(settings: Settings) -> Result<u8> {
         }
     };
     if let Some(pid) = command.as_ref().and_then(Running::id) {
-        session.freezer.command_is(pid)?;
         session.account.command_is(pid, &settings.command);
     }
     caps::drop_all_but_needed_to_freeze()?;

@@ -8,7 +8,7 @@ use super::{freeze::Settings, show};
 use crate::{
     events::Pid,
     freeze::{
-        Access, Freezer, Target, User,
+        Access, Target, User,
         report::{CommName, PathName},
     },
     output::{json::SCHEMA, json_line, printable},
@@ -35,10 +35,9 @@ struct UsedFile {
 }
 
 /// Shows it; returns the exit status.
-pub(super) fn show_plan(targets: &[Target], settings: &Settings) -> Result<u8> {
-    let users = Freezer::users(targets);
+pub(super) fn show_plan(users: &[User], targets: &[Target], settings: &Settings) -> Result<u8> {
     let mut text = Vec::new();
-    for user in &users {
+    for user in users {
         let fate = fate(user, settings);
         if settings.json {
             text.extend(json_line(&line(user, targets, fate)));
@@ -59,9 +58,8 @@ pub(super) fn show_plan(targets: &[Target], settings: &Settings) -> Result<u8> {
 fn fate(user: &User, settings: &Settings) -> &'static str {
     let maps = user.maps();
     match (settings.mmap, settings.deny.is_some()) {
-        (MmapPolicy::Hold | MmapPolicy::Kill, _)
-            if maps && (user.threads > 1 || settings.stop_all) =>
-        {
+        (MmapPolicy::Stop, _) if maps => "stopped from the beginning",
+        (MmapPolicy::Hold | MmapPolicy::Kill, _) if maps && user.has_company() => {
             "stopped from the beginning"
         }
         (MmapPolicy::Hold, _) if maps => "stopped if it writes or stores",
@@ -81,7 +79,7 @@ fn sentence(user: &User, targets: &[Target], fate: &str) -> String {
             format!("{} ({})", printable(path), words(access))
         })
         .collect();
-    let comm = printable(user.comm.as_bytes());
+    let comm = printable(&user.comm);
     format!("{comm} ({}): {fate}: {}", user.pid, files.join(", "))
 }
 
@@ -99,7 +97,7 @@ fn line(user: &User, targets: &[Target], fate: &'static str) -> PlanLine {
         schema: SCHEMA,
         r#type: "user",
         pid: Pid(user.pid),
-        comm: CommName(user.comm.clone().into_bytes().into()),
+        comm: CommName(user.comm.clone()),
         threads: user.threads,
         files: user
             .files

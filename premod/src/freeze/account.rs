@@ -78,7 +78,8 @@ impl Account {
 
     /// Adds a violation, and returns it in the form in which it is told; `None` if it was told before.
     pub fn violated(&mut self, violation: &Violation) -> Option<Told> {
-        let lasts = violation.record.is_none();
+        let replaced = violation.why == Why::Replaced;
+        let lasts = violation.record.is_none() || replaced;
         if lasts && self.known.contains(&(violation.why, violation.file)) {
             return None;
         }
@@ -87,7 +88,9 @@ impl Account {
         let told = Told {
             timestamp: Clocks::now().date(violation.mono),
             path: violation.file.map(|file| self.files[file].path.clone()),
-            op: record.map(|record| Freezer::op(record.op)),
+            op: record
+                .filter(|_| !replaced)
+                .map(|record| Freezer::op(record.op)),
             pid: record.map(|record| Pid(record.pid)),
             tid: record.map(|record| Tid(record.tid)),
             comm: record.map(|record| comm(&record.comm)),
@@ -177,7 +180,7 @@ impl Account {
             op: (!beforehand).then(|| Op::from_number(held.op).unwrap_or(Op::Unknown)),
             path: file.map(|file| self.files[file].path.clone()),
             for_ns: now.saturating_sub(held.since),
-            stopped_by_others: held.stopped_by_others != 0,
+            stopped_by_others: i32::from(held.stopped_by_others) == libc::SIGSTOP,
         }
     }
 }

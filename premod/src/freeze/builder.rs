@@ -1,16 +1,26 @@
 //! What is to be frozen, and how; and the way to programs that hang.
 
-use std::{collections::HashSet, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    os::fd::AsFd,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use premod_common::guard::{GuardSettings, MmapPolicy, Mode};
+use premod_common::guard::{GuardSettings, MmapPolicy, Mode, UseKind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     flush::Flusher,
     freezer::Freezer,
     guards::Guards,
-    keeper::{Keeper, Pins, recover},
-    target::{Target, UsedByKernel},
+    keeper::{Keeper, recover},
+    kernel_use::UsedByKernel,
+    names::Names,
+    namespaces,
+    pins::Pins,
+    target::Target,
+    users::{self, Unknown, User},
 };
 use crate::{
     error::Error,
@@ -31,7 +41,6 @@ pub struct FreezerBuilder {
     pub(super) mode: Mode,
     pub(super) errno: u32,
     pub(super) mmap: MmapPolicy,
-    pub(super) stop_all: bool,
     pub(super) timeout: Duration,
 }
 
@@ -51,18 +60,10 @@ impl FreezerBuilder {
         self
     }
 
-    /// What happens to stores through mappings.
+    /// What happens to stores through mappings: [`MmapPolicy::Stop`] unless something else is said.
     #[must_use]
     pub fn mmap(mut self, policy: MmapPolicy) -> Self {
         self.mmap = policy;
-        self
-    }
-
-    /// Stops every process that has one of the files mapped, shared and writable, not only those with several
-    /// threads. Then nothing that the kernel stores on their behalf can slip through.
-    #[must_use]
-    pub fn stop_all_that_map(mut self, stop: bool) -> Self {
-        self.stop_all = stop;
         self
     }
 
@@ -80,11 +81,18 @@ impl FreezerBuilder {
     pub fn targets(&self) -> Result<Vec<Target>, Error> {
         let used = UsedByKernel::gather();
         let mut targets: Vec<Target> = Vec::new();
-        let mut known = HashSet::new();
+        let mut known = HashMap::new();
         for path in &self.paths {
             let target = Target::open(path, &used)?;
-            if known.insert(target.id) {
-                targets.push(target);
+            match known.get(&target.id) {
+                Some(&number) => {
+                    let same: &mut Target = &mut targets[number];
+                    same.is_given_again(target);
+                }
+                None => {
+                    known.insert(target.id, targets.len());
+                    targets.push(target);
+                }
             }
         }
         if targets.is_empty() {
@@ -93,17 +101,125 @@ impl FreezerBuilder {
         Ok(targets)
     }
 
+    /// Who would be concerned by freezing these files now.
+    ///
+    /// # Errors
+    /// If the process lacks capabilities, the kernel lacks something or refuses, or it cannot be told.
+    pub async fn users(&self, targets: &[Target]) -> Result<Vec<User>, Error> {
+        let kernel = Kernel::examine()?;
+        let mut guards = Guards::create(
+            &kernel.table.facts,
+            self.settings(),
+            &kernel.environment,
+            None,
+        )?;
+        guards.attach_questions(&kernel.btf, &kernel.environment)?;
+        let inodes = guard(&mut guards, targets)?;
+        let kinds = [UseKind::Open, UseKind::Mapped];
+        let limit = Instant::now() + self.timeout;
+        users::users(&mut guards, &inodes, &kinds, limit)
+            .await
+            .map_err(|unknown| self.unknown(targets, unknown))
+    }
+
+    pub(super) fn unknown(&self, targets: &[Target], unknown: Unknown) -> Error {
+        match unknown {
+            Unknown::Failed(error) => error,
+            Unknown::Why(why) => Error::NotFrozenInTime {
+                files: targets.len(),
+                timeout: self.timeout,
+                why,
+            },
+        }
+    }
+
+    fn settings(&self) -> GuardSettings {
+        GuardSettings {
+            nonce: 0,
+            mode: self.mode as u32,
+            mmap: self.mmap as u32,
+            errno: self.errno,
+            verdict: -self.errno.cast_signed(),
+            own_pid: std::process::id(),
+            padding: 0,
+        }
+    }
+
     /// Attaches the programs. Everybody passes; nobody notices.
     ///
     /// # Errors
     /// If the process lacks capabilities, the kernel lacks something or refuses, or a file is refused.
     pub fn prepare(self, targets: Vec<Target>) -> Result<Freezer, Error> {
+        let Kernel {
+            environment,
+            btf,
+            table,
+        } = Kernel::examine()?;
+        // Whatever a premod that was killed has left stopped is not to wait any longer.
+        recover()?;
+        let pins = Pins::make()?;
+        let mut guards = Guards::create(
+            &table.facts,
+            self.settings(),
+            &environment,
+            Some(pins.path()),
+        )?;
+        let keeper = Keeper::start(&pins)?;
+        guards.attach(&btf, &environment)?;
+        let inodes = guard(&mut guards, &targets)?;
+        let renamed = guards.controls.tally()?.renamed;
+        let names = Names::watch(&mut guards, &targets)
+            .map_err(|unknown| self.unknown(&targets, unknown))?;
+        let dirty_mark = dirty_mark(&table, &targets, &mut guards)?;
+        let ring = guards
+            .take_happenings()
+            .ok_or_else(|| Error::BadValue("the ring buffer is gone".to_owned()))?;
+        // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
+        let happenings = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;
+        let flusher = Flusher::new(targets.iter().map(Target::shared_file));
+        Ok(Freezer {
+            inodes,
+            names,
+            renamed,
+            told_of: Vec::new(),
+            // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).
+            unclean: dirty_mark | dirty_mark << 1,
+            builder: self,
+            targets,
+            guards,
+            happenings,
+            flusher,
+            keeper: Some(keeper),
+            pins,
+            frozen: None,
+            last_told: None,
+            told_twice: false,
+            unseen: 0,
+        })
+    }
+}
+
+/// The kernel, as far as a freeze is concerned with it.
+struct Kernel {
+    environment: Environment,
+    btf: Btf,
+    table: FactTable,
+}
+
+impl Kernel {
+    /// Looks at it.
+    ///
+    /// # Errors
+    /// If the process may not freeze here, or the kernel lacks something.
+    fn examine() -> Result<Self, Error> {
         let missing = caps::missing_for_freeze();
         if !missing.is_empty() {
             return Err(Error::NotPermitted {
                 missing: missing.join(" and "),
             });
         }
+        namespaces::must_be_the_machines()?;
         let environment = Environment::gather();
         let release = || environment.release.clone();
         if !environment.bpf_lsm_is_active() {
@@ -120,7 +236,7 @@ impl FreezerBuilder {
         if environment.lockdown_forbids() {
             return Err(load::refused(&environment, ""));
         }
-        let table = facts::gather(&btf);
+        let mut table = facts::gather(&btf);
         if let Some(fact) = table.missing_for_freeze() {
             return Err(Error::KernelLacks {
                 release: release(),
@@ -128,56 +244,30 @@ impl FreezerBuilder {
                 cost: "writers cannot be kept out".to_owned(),
             });
         }
-        // Whatever a premod that was killed has left stopped is not to wait any longer.
-        recover()?;
-        let pins = Pins::make()?;
-        let settings = GuardSettings {
-            nonce: 0,
-            mode: self.mode as u32,
-            mmap: self.mmap as u32,
-            errno: self.errno,
-            verdict: -self.errno.cast_signed(),
-            own_pid: std::process::id(),
-            padding: 0,
-        };
-        let mut guards = Guards::create(&table.facts, settings, &environment, pins.path())?;
-        let keeper = Keeper::start(&pins)?;
-        guards.attach(&btf, &environment)?;
-        for target in &targets {
-            let look = guards.look(target.as_fd())?;
-            if look.tgid != std::process::id() {
-                return Err(Error::BadValue(
-                    "premod freeze has to run in the initial pid namespace, where it can see every process: run it on the host, not in the container".to_owned(),
-                ));
-            }
-            target.check_look(&look)?;
-            guards.guard(&look)?;
-        }
-        let dirty_mark = dirty_mark(&table, &targets, &mut guards)?;
-        let ring = guards
-            .take_happenings()
-            .ok_or_else(|| Error::BadValue("the ring buffer is gone".to_owned()))?;
-        // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
-        let happenings = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;
-        let flusher = Flusher::new(targets.iter().map(Target::shared_file));
-        Ok(Freezer {
-            inodes: Vec::new(),
-            // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).
-            unclean: dirty_mark | dirty_mark << 1,
-            builder: self,
-            targets,
-            guards,
-            happenings,
-            flusher,
-            keeper: Some(keeper),
-            _pins: pins,
-            frozen: None,
-            last_told: None,
-            told_twice: false,
-            unseen: 0,
+        table.facts.overlay_upper = facts::overlay_upper(&btf).unwrap_or(0);
+        Ok(Self {
+            environment,
+            btf,
+            table,
         })
     }
+}
+
+/// Tells the kernel side which files they are; the addresses of their inodes.
+fn guard(guards: &mut Guards, targets: &[Target]) -> Result<Vec<u64>, Error> {
+    let mut inodes = Vec::with_capacity(targets.len());
+    for target in targets {
+        let look = guards.look(target.as_fd())?;
+        if look.tgid != std::process::id() {
+            return Err(Error::BadValue(
+                "premod freeze has to run in the initial pid namespace, where it can see every process: run it on the host, not in the container".to_owned(),
+            ));
+        }
+        target.check_look(&look)?;
+        guards.guard(&look)?;
+        inodes.push(look.inode);
+    }
+    Ok(inodes)
 }
 
 /// The bit of `xa_flags` that says that some page is dirty. Old kernels do not tell it; there it is learnt from

@@ -10,9 +10,11 @@ use tokio::time::sleep;
 
 use super::{
     guards::Guards,
-    processes::{User, Whereabouts, threads, whereabouts},
+    others::Others,
+    processes::{Whereabouts, threads, whereabouts},
     stop::stop_for_a_moment,
     target::Target,
+    users::User,
 };
 use crate::error::Error;
 
@@ -39,6 +41,7 @@ pub(crate) struct Stuck {
 /// A thread is done when a system call of its has ended since, or it sleeps elsewhere, or it has stopped.
 pub(crate) async fn land_earlier(
     guards: &mut Guards,
+    others: &Others,
     users: &[User],
     deadline: Instant,
 ) -> Result<Result<(), Stuck>, Error> {
@@ -78,7 +81,7 @@ pub(crate) async fn land_earlier(
             && began.elapsed() > patience
         {
             let moment = deadline.min(Instant::now() + MOMENT);
-            if stop_for_a_moment(&mut guards.controls, user, moment)? {
+            if stop_for_a_moment(&mut guards.controls, others, user, moment)? {
                 waiting.retain(|_, other| other.pid != user.pid);
             } else {
                 patience *= RUNNING_FACTOR;

@@ -1,6 +1,7 @@
 //! The algorithm: how files become frozen, and how it is known that they are.
 
 use std::{
+    collections::HashSet,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -8,7 +9,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use premod_common::{
     event::Op,
-    guard::{GuardRecord, Happening, HeldProcess, MmapPolicy, Mode, Phase, Tally},
+    guard::{GuardRecord, Happening, HeldProcess, Look, MmapPolicy, Mode, Phase, Tally, UseKind},
 };
 use tokio::io::unix::AsyncFd;
 
@@ -18,10 +19,13 @@ use super::{
     flush::{Flushed, Flusher},
     guards::Guards,
     happened::{Frozen, Happened, Terms, Thawed, Violation, Why},
-    keeper::{Keeper, Pins, Recovered},
-    processes::{User, Wanted, users},
+    keeper::{Keeper, Recovered},
+    names::Names,
+    others::Others,
+    pins::Pins,
     stop,
     target::Target,
+    users::{User, users},
 };
 use crate::{error::Error, events};
 
@@ -42,12 +46,17 @@ pub struct Freezer {
     pub(super) happenings: AsyncFd<RingBuf<MapData>>,
     pub(super) flusher: Flusher,
     pub(super) keeper: Option<Keeper>,
-    pub(super) _pins: Pins,
+    pub(super) pins: Pins,
     pub(super) frozen: Option<Frozen>,
     pub(super) last_told: Option<GuardRecord>,
     pub(super) told_twice: bool,
     /// Counted modifications that were told, or given up.
     pub(super) unseen: u64,
+    pub(super) names: Names,
+    /// Counted changes of names that were told, or are of no importance.
+    pub(super) renamed: u64,
+    /// What has happened and was not passed on yet, the last first.
+    pub(super) told_of: Vec<Happened>,
 }
 
 impl Freezer {
@@ -58,8 +67,7 @@ impl Freezer {
             paths: Vec::new(),
             mode: Mode::Hold,
             errno: libc::EBUSY as u32,
-            mmap: MmapPolicy::Hold,
-            stop_all: false,
+            mmap: MmapPolicy::Stop,
             timeout: Duration::from_secs(60),
         }
     }
@@ -74,7 +82,7 @@ impl Freezer {
         }
     }
 
-    /// The kernel's addresses of the files, by which records name them; empty before [`Freezer::close`].
+    /// The kernel's addresses of the files, by which records name them.
     #[must_use]
     pub fn inodes(&self) -> &[u64] {
         &self.inodes
@@ -107,19 +115,20 @@ impl Freezer {
 
     async fn try_close(&mut self) -> Result<Frozen, Error> {
         let limit = Instant::now() + self.builder.timeout;
-        for target in &self.targets {
-            self.inodes.push(self.guards.look(target.as_fd())?.inode);
-        }
         // Everybody passes, so all that takes long is done now: what is dirty is written, and whoever was in
         // the middle of a modification before the programs hung comes to its end.
         self.guards.controls.set(Phase::Watching, u64::MAX)?;
         self.flush(limit).await?;
-        let wanted = Wanted {
-            open: true,
-            mapped: true,
-        };
-        let earlier = users(&self.targets, wanted);
-        drain::land_earlier(&mut self.guards, &earlier, limit)
+        let mut kinds = Vec::new();
+        if self.any(|look| look.writers > 0)? {
+            kinds.push(UseKind::Open);
+        }
+        if self.any(|look| look.mappings > 0)? {
+            kinds.push(UseKind::Mapped);
+        }
+        let earlier = self.users(&kinds, limit).await?;
+        let others = self.others();
+        drain::land_earlier(&mut self.guards, &others, &earlier, limit)
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
         self.flush(limit).await?;
@@ -133,25 +142,34 @@ impl Freezer {
         drain::land(&mut self.guards, &self.targets, limit)
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
-        self.stop_who_maps(limit)?;
+        self.stop_who_maps(limit).await?;
         for rounds in 1..=ROUNDS {
             let before = self.guards.controls.tally()?.touches;
             self.flush(limit).await?;
-            if !self.is_clean()? || self.guards.both_were_skipped() {
+            if !self.is_clean()? || self.guards.were_skipped() {
                 continue;
             }
-            // Last: from the flush up to here nobody has modified.
+            // Last: from the flush up to here nobody has modified. What is told from now on is a violation, so the time is
+            // read before the tally.
+            let since = events::now();
             let tally = self.guards.controls.tally()?;
             if tally.unnoted != 0 {
                 return Err(self.not_frozen(
                     "more processes want to modify them than premod can keep track of".to_owned(),
                 ));
             }
+            if tally.renamed != self.renamed {
+                // A name may stand for something else now, of which nobody would be told.
+                self.names = Names::watch(&mut self.guards, &self.targets)
+                    .map_err(|unknown| self.builder.unknown(&self.targets, unknown))?;
+                self.renamed = tally.renamed;
+                continue;
+            }
             if tally.touches == before {
                 self.guards.stop_watching_calls();
                 let frozen = Frozen {
                     closed,
-                    since: events::now(),
+                    since,
                     deadline: events::MonotonicNs(deadline),
                     rounds,
                 };
@@ -177,47 +195,64 @@ impl Freezer {
     }
 
     fn is_clean(&mut self) -> Result<bool, Error> {
-        for target in &self.targets {
-            if self.guards.look(target.as_fd())?.mapping_flags & self.unclean != 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let unclean = self.unclean;
+        Ok(!self.any(|look| look.mapping_flags & unclean != 0)?)
     }
 
-    /// Stops processes beforehand whose stores could not be stopped one by one: while a thread of theirs
-    /// faults, another one could use the page.
-    fn stop_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
-        if self.builder.mmap == MmapPolicy::Report {
-            return Ok(());
-        }
-        let mut mapped = false;
+    /// Whether any of the files looks so.
+    fn any(&mut self, looks: impl Fn(&Look) -> bool) -> Result<bool, Error> {
         for target in &self.targets {
-            mapped |= self.guards.look(target.as_fd())?.mappings > 0;
-        }
-        if !mapped {
-            return Ok(());
-        }
-        let wanted = Wanted {
-            open: false,
-            mapped: true,
-        };
-        let users = users(&self.targets, wanted);
-        let mut stopped = Vec::new();
-        for user in &users {
-            if (user.threads > 1 || self.builder.stop_all)
-                && stop::stop(&mut self.guards.controls, user)?
-            {
-                stopped.push(user);
+            if looks(&self.guards.look(target.as_fd())?) {
+                return Ok(true);
             }
         }
-        if let Some(user) = stop::wait_until_stopped(&stopped, limit).first() {
-            return Err(self.not_frozen(format!(
-                "process {} ({}), which has one mapped, does not stop",
-                user.pid, user.comm
-            )));
+        Ok(false)
+    }
+
+    /// The freezes of other premods.
+    fn others(&self) -> Others {
+        Others::than(self.pins.path())
+    }
+
+    /// Who uses the files in these ways.
+    async fn users(&mut self, kinds: &[UseKind], limit: Instant) -> Result<Vec<User>, Error> {
+        users(&mut self.guards, &self.inodes, kinds, limit)
+            .await
+            .map_err(|unknown| self.builder.unknown(&self.targets, unknown))
+    }
+
+    /// Stops processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
+    /// because another thread could use the page while one faults.
+    async fn stop_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
+        if self.builder.mmap == MmapPolicy::Report || !self.any(|look| look.mappings > 0)? {
+            return Ok(());
         }
-        Ok(())
+        let mut asked = HashSet::new();
+        // Whoever is listed may have a child that is not, until it has stopped.
+        loop {
+            let mut users = self.users(&[UseKind::Mapped], limit).await?;
+            users.retain(|user| {
+                (user.has_company() || self.builder.mmap == MmapPolicy::Stop)
+                    && asked.insert((user.pid, user.started))
+            });
+            if users.is_empty() {
+                return Ok(());
+            }
+            let others = self.others();
+            let mut stopped = Vec::new();
+            for user in &users {
+                if stop::stop(&mut self.guards.controls, &others, user)? {
+                    stopped.push(user);
+                }
+            }
+            if let Some(user) = stop::wait_until_stopped(&stopped, limit).first() {
+                return Err(self.not_frozen(format!(
+                    "process {} ({}), which has one mapped, does not stop",
+                    user.pid,
+                    user.name()
+                )));
+            }
+        }
     }
 
     fn stuck(&self, stuck: &Stuck) -> Error {
@@ -238,14 +273,6 @@ impl Freezer {
             timeout: self.builder.timeout,
             why,
         }
-    }
-
-    /// CMD's process, which must not be stopped: whatever it wants to modify fails instead.
-    ///
-    /// # Errors
-    /// If the kernel side cannot be told.
-    pub fn command_is(&mut self, pid: u32) -> Result<(), Error> {
-        self.guards.command_is(pid)
     }
 
     /// Who is held at the moment.
@@ -284,11 +311,18 @@ impl Freezer {
     /// The next thing that has happened already.
     fn next_told(&mut self) -> Option<Happened> {
         loop {
+            if let Some(happened) = self.told_of.pop() {
+                return Some(happened);
+            }
             let item = self.happenings.get_mut().next()?;
             let record = GuardRecord::decode(&item)?;
             drop(item);
             let frozen = self.frozen?;
             let happening = Happening::from_number(record.happening)?;
+            if happening == Happening::Renamed {
+                self.name_changed(&record, frozen.since.0);
+                continue;
+            }
             if happening.is_modification() {
                 if record.mono_ns < frozen.since.0 {
                     continue;
@@ -303,7 +337,8 @@ impl Freezer {
                 Happening::Refused => Happened::Refused(record, file),
                 Happening::Held => Happened::Held(record, file),
                 Happening::Killed => Happened::Killed(record, file),
-                Happening::Touched | Happening::Stored => {
+                // Renamed is told above.
+                Happening::Touched | Happening::Stored | Happening::Renamed => {
                     let why = if happening == Happening::Stored {
                         Why::Stored
                     } else {
@@ -318,6 +353,25 @@ impl Freezer {
                 }
             });
         }
+    }
+
+    /// A name on the way to some of the files is renamed, replaced or removed.
+    fn name_changed(&mut self, record: &GuardRecord, since: u64) {
+        // What was before the files were frozen was counted when they were.
+        if record.mono_ns < since {
+            return;
+        }
+        self.renamed += 1;
+        let violation = |&file: &usize| {
+            Happened::Violated(Violation {
+                why: Why::Replaced,
+                file: Some(file),
+                record: Some(*record),
+                mono: events::MonotonicNs(record.mono_ns),
+            })
+        };
+        let files = self.names.files(record.inode).iter().rev();
+        self.told_of.extend(files.map(violation));
     }
 
     /// What a program sees that hangs twice is told twice.
@@ -361,13 +415,14 @@ impl Freezer {
                 mono,
             })
         };
-        if self.guards.both_were_skipped() {
+        if self.guards.were_skipped() {
             found.push(violated(Why::Skipped, None));
         }
         let tally = self.guards.controls.tally()?;
-        if tally.lost > 0 && tally.touches > self.unseen {
+        if tally.lost > 0 && (tally.touches > self.unseen || tally.renamed > self.renamed) {
             found.push(violated(Why::Lost, None));
             self.unseen = tally.touches;
+            self.renamed = tally.renamed;
         }
         for (number, target) in self.targets.iter().enumerate() {
             if !target.is_in_its_place() {
@@ -395,16 +450,6 @@ impl Freezer {
             released,
             tally: self.guards.controls.tally()?,
         })
-    }
-
-    /// Who would be concerned by freezing these files.
-    #[must_use]
-    pub fn users(targets: &[Target]) -> Vec<User> {
-        let wanted = Wanted {
-            open: true,
-            mapped: true,
-        };
-        users(targets, wanted)
     }
 
     /// The kind of modification with this number.

@@ -1,8 +1,9 @@
 //! The kernel side of a freeze: its programs, its maps, its switch.
 
 use std::{
+    fs::File,
     hash::{BuildHasher, RandomState},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd},
     path::Path,
     sync::atomic::{Ordering, fence},
     time::{Duration, Instant},
@@ -15,15 +16,15 @@ use aya::{
 };
 use premod_common::{
     facts::Facts,
-    guard::{GuardSettings, HeldProcess, InFlight, Look, Phase, Switch, Tally},
+    guard::{GuardSettings, HeldProcess, InFlight, Look, Phase, Switch, Tally, UseKind},
     inode::InodeAddress,
 };
 
+use super::{pins::MAPS, skips::Skips};
 use crate::{
     error::Error,
-    events::recursion_misses,
     kernel::{
-        attach::{self, Attachment, fentry, fexit, lsm, tracepoint},
+        attach::{self, Attachment, fentry, fexit, iterator, kprobe, lsm, tracepoint},
         btf::Btf,
         environment::Environment,
         load,
@@ -33,9 +34,20 @@ use crate::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/freeze.bpf.o"));
 
+/// What premod's own questions need.
+const QUESTIONS: &[Attachment] = &[
+    fentry("security_file_fcntl", "look"),
+    iterator("task_file", "descriptors"),
+    iterator("task_vma", "mappings"),
+];
+
 /// Programs in the order in which they are attached: what ends a flight comes before what begins one.
 const HOOKS: &[Attachment] = &[
-    fentry("security_file_fcntl", "look"),
+    lsm("task_alloc", "task_alloc"),
+    lsm("task_free", "task_free"),
+    lsm("inode_rename", "inode_rename"),
+    lsm("inode_unlink", "inode_unlink"),
+    lsm("inode_rmdir", "inode_rmdir"),
     tracepoint("signal_generate", "signal_generate"),
     tracepoint("sys_exit", "sys_exit"),
     fexit("do_page_mkwrite", "mkwrite_ends"),
@@ -44,20 +56,11 @@ const HOOKS: &[Attachment] = &[
     fentry("generic_write_checks", "write_seen_again"),
     tracepoint("writeback_dirty_folio", "dirty_seen"),
     tracepoint("writeback_dirty_folio", "dirty_seen_again"),
-    fentry("do_page_mkwrite", "mkwrite_begins"),
-    fentry("do_page_mkwrite", "mkwrite_begins_again"),
+    kprobe("do_page_mkwrite", "mkwrite_begins"),
     lsm("file_ioctl", "file_ioctl"),
     lsm("file_mprotect", "file_mprotect"),
     lsm("mmap_file", "mmap_file"),
     lsm("file_permission", "file_permission"),
-];
-
-/// Programs that hang twice, because the kernel may skip one; nothing is missed unless both were skipped.
-const PAIRS: [[&str; 2]; 4] = [
-    ["mkwrite_begins", "mkwrite_begins_again"],
-    ["mkwrite_ends", "mkwrite_ends_again"],
-    ["write_seen", "write_seen_again"],
-    ["dirty_seen", "dirty_seen_again"],
 ];
 
 /// Longest wait for hooks to be done with what they are doing. They run for microseconds, but a thread can be
@@ -150,27 +153,21 @@ pub(crate) struct Guards {
     pub(crate) controls: Controls,
     guards: HashMap<MapData, InodeAddress, u32>,
     superblocks: HashMap<MapData, u64, u32>,
-    command: Array<MapData, u32>,
+    names: HashMap<MapData, u64, u32>,
     in_flight: HashMap<MapData, u32, InFlight>,
     awaited: HashMap<MapData, u32, u32>,
     look: Array<MapData, Look>,
     happenings: Option<RingBuf<MapData>>,
-    pairs: Vec<[Twin; 2]>,
-}
-
-/// One of two programs that do the same.
-struct Twin {
-    fd: OwnedFd,
-    misses: u64,
+    skips: Skips,
 }
 
 impl Guards {
-    /// Creates the maps, and pins in `directory` those that a keeper needs. Nothing is attached yet.
+    /// Creates the maps, and pins in `directory`, if there is one, those that a keeper needs. Nothing is attached yet.
     pub(crate) fn create(
         facts: &Facts,
         settings: GuardSettings,
         environment: &Environment,
-        directory: &Path,
+        directory: Option<&Path>,
     ) -> Result<Self, Error> {
         let nonce = RandomState::new().hash_one(settings.own_pid);
         let settings = GuardSettings { nonce, ..settings };
@@ -178,7 +175,7 @@ impl Guards {
             .override_global("GUARD", &settings, true)
             .load(&with_facts(OBJECT, facts)?)
             .map_err(|error| load::explain_maps(&error, environment))?;
-        for (map, name) in [("SWITCH", "switch"), ("TALLY", "tally"), ("HELD", "held")] {
+        for (directory, (map, name)) in directory.iter().flat_map(|it| MAPS.map(|map| (it, map))) {
             let Some(Map::Array(map) | Map::HashMap(map)) = ebpf.map(map) else {
                 return Err(Error::BadValue(format!("the object has no map {map}")));
             };
@@ -194,14 +191,37 @@ impl Guards {
             },
             guards: take(&mut ebpf, "GUARDS")?,
             superblocks: take(&mut ebpf, "SUPERBLOCKS")?,
-            command: take(&mut ebpf, "COMMAND")?,
+            names: take(&mut ebpf, "NAMES")?,
             in_flight: take(&mut ebpf, "IN_FLIGHT")?,
             awaited: take(&mut ebpf, "AWAITED")?,
             look: take(&mut ebpf, "LOOK")?,
             happenings: Some(take(&mut ebpf, "HAPPENINGS")?),
-            pairs: Vec::new(),
+            skips: Skips::default(),
             ebpf,
         })
+    }
+
+    /// Attaches what premod's own questions need.
+    pub(crate) fn attach_questions(
+        &mut self,
+        btf: &Btf,
+        environment: &Environment,
+    ) -> Result<(), Error> {
+        self.attach_all(btf, environment, QUESTIONS)
+    }
+
+    fn attach_all(
+        &mut self,
+        btf: &Btf,
+        environment: &Environment,
+        ways: &[Attachment],
+    ) -> Result<(), Error> {
+        let kernel_btf = attach::targets(btf, ways)?;
+        attach::load_ahead(&mut self.ebpf, &kernel_btf, ways);
+        for way in ways {
+            attach::attach(&mut self.ebpf, &kernel_btf, *way, environment)?;
+        }
+        Ok(())
     }
 
     /// Attaches the programs. The switch is open, so that nobody notices.
@@ -222,62 +242,23 @@ impl Guards {
         let compat = btf
             .has_function("bpf_lsm_file_ioctl_compat")
             .then_some(compat);
-        let ways: Vec<_> = (HOOKS.iter().copied())
+        let ways: Vec<_> = (QUESTIONS.iter().chain(HOOKS).copied())
             .chain([setattr])
             .chain(compat)
             .collect();
-        let kernel_btf = attach::targets(btf, &ways)?;
-        attach::load_ahead(&mut self.ebpf, &kernel_btf, &ways);
-        for way in ways {
-            attach::attach(&mut self.ebpf, &kernel_btf, way, environment)?;
-        }
-        self.pairs = PAIRS
-            .iter()
-            .map(|pair| Ok([self.twin(pair[0])?, self.twin(pair[1])?]))
-            .collect::<Result<_, Error>>()?;
+        self.attach_all(btf, environment, &ways)?;
+        self.skips = Skips::of(&self.ebpf)?;
         Ok(())
     }
 
-    fn twin(&self, program: &str) -> Result<Twin, Error> {
-        let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
-        let program = self
-            .ebpf
-            .program(program)
-            .ok_or_else(|| Error::BadValue(format!("the object has no program {program}")))?;
-        let fd = program.fd().map_err(|error| failed(&error))?;
-        let fd = fd
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| failed(&error))?;
-        Ok(Twin { fd, misses: 0 })
-    }
-
-    /// Whether the kernel has, since the last call, skipped both programs of a pair, so that something may
-    /// have gone unseen.
-    pub(crate) fn both_were_skipped(&mut self) -> bool {
-        let mut both = false;
-        for pair in &mut self.pairs {
-            let mut grown = [false; 2];
-            for (twin, grown) in pair.iter_mut().zip(&mut grown) {
-                let misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
-                *grown = misses > twin.misses;
-            }
-            // A skip of one alone may belong to a skip of the other that is still to come.
-            if grown == [true; 2] {
-                both = true;
-                for twin in pair {
-                    twin.misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
-                }
-            }
-        }
-        both
+    /// Whether the kernel has, since the last call, skipped programs so that something may have gone unseen.
+    pub(crate) fn were_skipped(&mut self) -> bool {
+        self.skips.have_come()
     }
 
     /// Forgets the skips up to now.
     pub(crate) fn forget_skips(&mut self) {
-        for twin in self.pairs.iter_mut().flatten() {
-            twin.misses = recursion_misses(&twin.fd).unwrap_or(twin.misses);
-        }
+        self.skips.forget();
     }
 
     /// Takes the program off that looks at the end of every system call.
@@ -297,15 +278,45 @@ impl Guards {
             .map_err(failed)
     }
 
-    /// CMD must not be stopped.
-    pub(crate) fn command_is(&mut self, pid: u32) -> Result<(), Error> {
-        self.command
-            .set(0, pid, 0)
-            .map_err(|error| Error::kernel("cannot tell the hooks of CMD", &error))
+    /// Watches a name, by its dentry, which has to stay in memory for as long.
+    pub(crate) fn watch_name(&mut self, dentry: u64) -> Result<(), Error> {
+        self.names
+            .insert(dentry, 1, 0)
+            .map_err(|error| Error::kernel("cannot watch the names on the files' paths", &error))
+    }
+
+    /// Makes a listing of who uses guarded inodes in this way: records of [`premod_common::guard::Use`].
+    pub(crate) fn list_uses(&mut self, kind: UseKind) -> Result<File, Error> {
+        let failed = |error: &dyn std::error::Error| {
+            Error::kernel("cannot ask the kernel who uses the files", error)
+        };
+        let program = match kind {
+            UseKind::Mapped => "mappings",
+            UseKind::Open | UseKind::Stacked => "descriptors",
+        };
+        let Some(Program::Iter(program)) = self.ebpf.program_mut(program) else {
+            return Err(Error::BadValue(format!(
+                "the object has no program {program}"
+            )));
+        };
+        let link = program.attach().map_err(|error| failed(&error))?;
+        let link = program.take_link(link).map_err(|error| failed(&error))?;
+        link.into_file().map_err(|error| failed(&error))
     }
 
     /// How the inode of an open file looks now.
     pub(crate) fn look(&mut self, file: BorrowedFd<'_>) -> Result<Look, Error> {
+        // The kernel may skip a program once, if it has preempted somebody inside of it.
+        const TRIES: usize = 3;
+        for _ in 1..TRIES {
+            if let Ok(look) = self.try_look(file) {
+                return Ok(look);
+            }
+        }
+        self.try_look(file)
+    }
+
+    fn try_look(&mut self, file: BorrowedFd<'_>) -> Result<Look, Error> {
         let failed = |error| Error::kernel("cannot look at a file's inode", &error);
         self.look.set(0, Look::default(), 0).map_err(failed)?;
         // SAFETY: F_GETFD takes no argument and changes nothing; the descriptor is open.

@@ -40,7 +40,7 @@ pub enum Why {
     Skipped,
     /// The record of a modification was lost.
     Lost,
-    /// The file's path leads to another file now.
+    /// The file's path leads to another file, or did for a moment.
     Replaced,
     /// The time was up before the freeze was to end.
     Expired,
@@ -59,7 +59,9 @@ impl Why {
                 "the kernel skipped premod's programs, so that a modification may have gone unseen"
             }
             Self::Lost => "a modification was counted whose record was lost",
-            Self::Replaced => "its path leads to another file now",
+            Self::Replaced => {
+                "a name on its path was renamed, replaced or removed, so that it may have led to another file"
+            }
             Self::Expired => "the time was up",
             Self::ThawedEarly => "the freeze was ended before CMD had ended",
         }

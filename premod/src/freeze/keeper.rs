@@ -7,10 +7,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::{
-        fd::AsFd,
-        unix::{fs::DirBuilderExt, process::CommandExt},
-    },
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -24,7 +21,13 @@ use rustix::{
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::{guards::Controls, processes::started};
+use super::{
+    guards::Controls,
+    namespaces,
+    others::Others,
+    pins::{self, Pins},
+    processes::started,
+};
 use crate::{
     error::Error,
     events::{self, Pid},
@@ -32,11 +35,6 @@ use crate::{
 
 /// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
 pub(crate) const TICK: u64 = 10_000_000;
-
-/// Where the BPF filesystem is mounted.
-const BPFFS: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC` of linux/magic.h.
-const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 
 /// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {
@@ -57,6 +55,7 @@ pub struct Recovered {
 
 /// Why premod leaves a process stopped.
 const STOPPED_BY_OTHERS: &str = "somebody else has stopped it, too";
+const HELD_BY_OTHERS: &str = "another premod holds it, too";
 
 /// What became of one held process.
 enum Outcome {
@@ -67,11 +66,11 @@ enum Outcome {
 }
 
 /// Continues one process, if it is still the one that was stopped and nobody else has stopped it.
-pub(crate) fn let_go(pid: u32, held: &HeldProcess) {
-    let _ = try_let_go(pid, held);
+pub(crate) fn let_go(pid: u32, held: &HeldProcess, others: &Others) {
+    let _ = try_let_go(pid, held, others);
 }
 
-fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
+fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Outcome {
     let Some(process) = rustix::process::Pid::from_raw(pid as i32) else {
         return Outcome::Gone;
     };
@@ -82,18 +81,29 @@ fn try_let_go(pid: u32, held: &HeldProcess) -> Outcome {
     if started(pid) != Some(held.started / TICK) {
         return Outcome::Gone;
     }
-    if held.stopped_by_others != 0 {
+    if others.hold(pid, held.started) {
+        return Outcome::Left(HELD_BY_OTHERS);
+    }
+    let by_others = Signal::from_named_raw(held.stopped_by_others.into());
+    if by_others == Some(Signal::STOP) {
         return Outcome::Left(STOPPED_BY_OTHERS);
     }
-    match pidfd_send_signal(process, Signal::CONT) {
-        Ok(()) => Outcome::Continued,
+    match pidfd_send_signal(&process, Signal::CONT) {
+        Ok(()) => {
+            // What the terminal has sent meanwhile is gone by that. It knows best what to do with it: to stop, to handle
+            // or to ignore it.
+            if let Some(signal) = by_others {
+                let _ = pidfd_send_signal(&process, signal);
+            }
+            Outcome::Continued
+        }
         Err(rustix::io::Errno::SRCH) => Outcome::Gone,
         Err(_) => Outcome::Left("the kernel does not let it be continued"),
     }
 }
 
-/// Opens the switch and continues everybody.
-pub(crate) fn release(controls: &mut Controls) -> Recovered {
+/// Opens the switch and continues everybody. The maps are pinned in this directory.
+pub(crate) fn release(controls: &mut Controls, own: &Path) -> Recovered {
     let complain = |result: Result<(), Error>| {
         if let Err(error) = result {
             tracing::error!("{error}");
@@ -102,17 +112,18 @@ pub(crate) fn release(controls: &mut Controls) -> Recovered {
     let mut released = Recovered::default();
     complain(controls.order(Phase::Open, 0));
     // At once whoever is noted, then whoever a hook was still about to stop.
-    released.add(continue_all(controls));
+    released.add(continue_all(controls, own));
     complain(controls.wait_until_obeyed());
-    released.add(continue_all(controls));
+    released.add(continue_all(controls, own));
     released
 }
 
-fn continue_all(controls: &mut Controls) -> Recovered {
+fn continue_all(controls: &mut Controls, own: &Path) -> Recovered {
+    let others = Others::than(own);
     let mut continued = Recovered::default();
     for (pid, held) in controls.held() {
         let comm = name(&held.comm);
-        match try_let_go(pid, &held) {
+        match try_let_go(pid, &held, &others) {
             Outcome::Continued => continued.continued.push((Pid(pid), comm)),
             Outcome::Gone => {}
             Outcome::Left(why) => continued.left.push((Pid(pid), comm, why.to_owned())),
@@ -128,69 +139,11 @@ pub(crate) fn name(comm: &[u8; 16]) -> Bytes {
     Bytes::copy_from_slice(&comm[..end])
 }
 
-/// The directory in which the maps of one freeze are pinned. It is removed on drop.
-#[derive(Debug)]
-pub(crate) struct Pins(PathBuf);
-
-impl Pins {
-    /// Makes the directory of this process's freeze.
-    pub(crate) fn make() -> Result<Self, Error> {
-        let failed = |reason: String| Error::Kernel {
-            context: format!("cannot make a place for the freeze's maps in {BPFFS}"),
-            reason,
-        };
-        mount_bpffs().map_err(|error| failed(error.to_string()))?;
-        let pid = std::process::id();
-        let began = started(pid).ok_or_else(|| failed("/proc is not mounted".to_owned()))?;
-        let directory = root().join(format!("{pid}-{began}"));
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|error| failed(error.to_string()))?;
-        Ok(Self(directory))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        remove(&self.0);
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(BPFFS).join("premod")
-}
-
-fn remove(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let _ = fs::remove_file(entry.path());
-    }
-    let _ = fs::remove_dir(directory);
-    // If it was the last one.
-    let _ = fs::remove_dir(root());
-}
-
-/// systemd has it mounted; where nobody has, we do as bpftool does.
-fn mount_bpffs() -> io::Result<()> {
-    let status = rustix::fs::statfs(BPFFS)?;
-    if status.f_type as u64 & 0xffff_ffff == BPFFS_MAGIC {
-        return Ok(());
-    }
-    let flags = rustix::mount::MountFlags::NOSUID
-        | rustix::mount::MountFlags::NODEV
-        | rustix::mount::MountFlags::NOEXEC;
-    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=0700")?;
-    Ok(())
-}
-
 /// A running keeper, as premod sees it.
 pub(crate) struct Keeper {
     child: Child,
+    /// Where its maps are pinned.
+    directory: PathBuf,
 }
 
 impl Keeper {
@@ -220,7 +173,10 @@ impl Keeper {
             .as_mut()
             .map_or(Ok(0), |stdout| io::Read::read(stdout, &mut ready));
         match read {
-            Ok(1) => Ok(Self { child }),
+            Ok(1) => Ok(Self {
+                child,
+                directory: pins.path().to_owned(),
+            }),
             Ok(_) => Err(failed("it ended at once".to_owned())),
             Err(error) => Err(failed(error.to_string())),
         }
@@ -232,7 +188,7 @@ impl Keeper {
         let report = self.report();
         let _ = self.child.wait();
         let mut all = report.unwrap_or_default();
-        all.add(release(controls));
+        all.add(release(controls, &self.directory));
         all
     }
 
@@ -266,33 +222,42 @@ impl Recovered {
         self.left.extend(more.left);
     }
 
-    /// A line for each: `+ PID NAME` or `- PID NAME`, the name in base64.
+    /// A line for each: `+ PID NAME` or `- PID NAME WHY`, the words in base64.
     fn write(&self) -> String {
-        let line =
-            |sign, pid: Pid, name: &Bytes| format!("{sign} {} {}\n", pid.0, STANDARD.encode(name));
+        let line = |sign, pid: &Pid, words: &[&[u8]]| {
+            let words: Vec<_> = words.iter().map(|word| STANDARD.encode(word)).collect();
+            format!("{sign} {} {}\n", pid.0, words.join(" "))
+        };
         let continued = self
             .continued
             .iter()
-            .map(|(pid, name)| line('+', *pid, name));
-        let left = self.left.iter().map(|(pid, name, _)| line('-', *pid, name));
+            .map(|(pid, name)| line('+', pid, &[name]));
+        let left = self
+            .left
+            .iter()
+            .map(|(pid, name, why)| line('-', pid, &[name, why.as_bytes()]));
         continued.chain(left).collect()
     }
 
     fn parse(text: &str) -> Self {
         let mut all = Self::default();
         for line in text.lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            let [sign, pid, name] = words[..] else {
+            let mut words = line.split(' ');
+            let (Some(sign), Some(pid)) = (words.next(), words.next()) else {
                 continue;
             };
-            let (Ok(pid), Ok(name)) = (pid.parse(), STANDARD.decode(name)) else {
+            let words: Result<Vec<_>, _> = words.map(|word| STANDARD.decode(word)).collect();
+            let (Ok(pid), Ok(words)) = (pid.parse(), words) else {
                 continue;
             };
-            match sign {
-                "+" => all.continued.push((Pid(pid), name.into())),
-                _ => all
-                    .left
-                    .push((Pid(pid), name.into(), STOPPED_BY_OTHERS.to_owned())),
+            match (sign, &words[..]) {
+                ("+", [name]) => all.continued.push((Pid(pid), name.clone().into())),
+                ("-", [name, why]) => all.left.push((
+                    Pid(pid),
+                    name.clone().into(),
+                    String::from_utf8_lossy(why).into_owned(),
+                )),
+                _ => {}
             }
         }
         all
@@ -316,12 +281,12 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     loop {
         let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
         // The pipe ends late if premod is killed: the kernel detaches the programs first, one by one.
-        let over =
-            rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0 || is_orphan(directory);
+        let over = rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0
+            || pins::is_orphan(directory);
         let switch = controls.switch.get(&0, 0).unwrap_or_default();
         let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
         if over || expired {
-            all.add(release(&mut controls));
+            all.add(release(&mut controls, directory));
         }
         if over {
             break;
@@ -329,15 +294,10 @@ pub fn run(directory: &Path) -> Result<(), Error> {
     }
     // premod may be gone, and then nobody reads this.
     let _ = stdout.write_all(all.write().as_bytes());
-    if is_orphan(directory) {
-        remove(directory);
+    if pins::is_orphan(directory) {
+        pins::remove(directory);
     }
     Ok(())
-}
-
-/// Whether the premod that has made this directory lives no more.
-fn is_orphan(directory: &Path) -> bool {
-    started_of(directory).is_none_or(|(pid, began)| started(pid) != Some(began))
 }
 
 fn ignore_signals() {
@@ -347,29 +307,22 @@ fn ignore_signals() {
     }
 }
 
-/// The process that a directory of pins belongs to.
-fn started_of(directory: &Path) -> Option<(u32, u64)> {
-    let name = directory.file_name()?.to_str()?;
-    let (pid, began) = name.split_once('-')?;
-    Some((pid.parse().ok()?, began.parse().ok()?))
-}
-
 /// Continues what freezes have left stopped whose premod and keeper were both killed.
 ///
 /// # Errors
 /// If their maps cannot be opened.
 pub fn recover() -> Result<Recovered, Error> {
+    namespaces::must_be_the_machines()?;
     let mut all = Recovered::default();
-    for entry in fs::read_dir(root()).into_iter().flatten().flatten() {
-        let directory = entry.path();
-        if !is_orphan(&directory) {
+    for directory in pins::all()? {
+        if !pins::is_orphan(&directory) {
             continue;
         }
         // A keeper that has just removed them has done the work.
         if let Ok(mut controls) = Controls::pinned(&directory) {
-            all.add(release(&mut controls));
+            all.add(release(&mut controls, &directory));
         }
-        remove(&directory);
+        pins::remove(&directory);
     }
     Ok(all)
 }
@@ -385,18 +338,9 @@ mod tests {
             left: vec![(
                 Pid(8),
                 Bytes::from_static(b"x\n\xff"),
-                STOPPED_BY_OTHERS.to_owned(),
+                HELD_BY_OTHERS.to_owned(),
             )],
         };
         assert_eq!(Recovered::parse(&said.write()), said);
-    }
-
-    #[test]
-    fn pins_tell_whose_they_are() {
-        assert_eq!(
-            started_of(Path::new("/sys/fs/bpf/premod/12-345")),
-            Some((12, 345))
-        );
-        assert_eq!(started_of(Path::new("/sys/fs/bpf/premod/x")), None);
     }
 }

@@ -1,145 +1,12 @@
-//! Who uses the files: processes that have them open for writing, or mapped so that they can store.
+//! What /proc says of processes that are known to use the files: where their threads are, whether they live, whether
+//! they have stopped.
+//!
+//! Whatever a process has given itself for a name is taken as bytes. Only files are read for which the kernel waits for
+//! nobody.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, str};
 
-use procfs::process::{MMPermissions, Process, Syscall, all_processes};
-
-use super::target::Target;
-
-/// How a process uses a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Access {
-    /// It has the file open for writing.
-    pub open: bool,
-    /// It has the file mapped, shared and writable.
-    pub mapped: bool,
-}
-
-/// A process that uses one of the files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// Process id.
-    pub pid: u32,
-    /// When it began, in clock ticks since boot.
-    pub started: u64,
-    /// Name of its main thread.
-    pub comm: String,
-    /// How many threads it has.
-    pub threads: usize,
-    /// How it uses which of the files, by their number among the targets.
-    pub files: Vec<(usize, Access)>,
-}
-
-impl User {
-    /// Whether it has any of the files mapped.
-    #[must_use]
-    pub fn maps(&self) -> bool {
-        self.files.iter().any(|(_, access)| access.mapped)
-    }
-}
-
-/// What is looked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) open: bool,
-    pub(crate) mapped: bool,
-}
-
-/// Every process, but this one, that uses one of the targets.
-pub(crate) fn users(targets: &[Target], wanted: Wanted) -> Vec<User> {
-    let own = std::process::id();
-    let processes = all_processes().into_iter().flatten().flatten();
-    processes
-        // Processes come and go; one that is gone uses nothing.
-        .filter_map(|process| {
-            let pid = u32::try_from(process.pid()).ok()?;
-            if pid == own {
-                return None;
-            }
-            // Once for each process and not for each file: both tables may be long.
-            let open = if wanted.open {
-                open(pid, targets)
-            } else {
-                Vec::new()
-            };
-            let mapped = if wanted.mapped {
-                mapped(&process, targets)
-            } else {
-                Vec::new()
-            };
-            let files: Vec<_> = (0..targets.len())
-                .map(|number| {
-                    let access = Access {
-                        open: open.contains(&number),
-                        mapped: mapped.contains(&number),
-                    };
-                    (number, access)
-                })
-                .filter(|(_, access)| *access != Access::default())
-                .collect();
-            if files.is_empty() {
-                return None;
-            }
-            let stat = process.stat().ok()?;
-            Some(User {
-                pid,
-                started: stat.starttime,
-                comm: stat.comm,
-                threads: usize::try_from(stat.num_threads).unwrap_or(1),
-                files,
-            })
-        })
-        .collect()
-}
-
-/// The targets, by their numbers, that a process has open for writing.
-///
-/// The number of the inode is compared first: a look at the file itself could wait for a server that is gone.
-fn open(pid: u32, targets: &[Target]) -> Vec<usize> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
-    let mut found = Vec::new();
-    for entry in entries.into_iter().flatten().flatten() {
-        let Ok(info) = fs::read_to_string(entry.path()) else {
-            continue;
-        };
-        let path = Path::new(&format!("/proc/{pid}/fd")).join(entry.file_name());
-        let same = |target: &Target| is_open_for_writing(&info, target.id.1) && is(&path, target);
-        found.extend(targets.iter().position(same));
-    }
-    found
-}
-
-/// Whether a descriptor's `fdinfo` tells of this inode number and a way to write.
-fn is_open_for_writing(info: &str, inode: u64) -> bool {
-    let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim())
-    };
-    let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());
-    let number: Option<u64> = field("ino:").and_then(|number| number.parse().ok());
-    number == Some(inode)
-        && flags.is_some_and(|flags| flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32)
-}
-
-/// The targets, by their numbers, that a process has mapped, shared and writable.
-fn mapped(process: &Process, targets: &[Target]) -> Vec<usize> {
-    let Ok(maps) = process.maps() else {
-        return Vec::new();
-    };
-    let storable = MMPermissions::WRITE | MMPermissions::SHARED;
-    let mut found = Vec::new();
-    for map in maps.iter().filter(|map| map.perms.contains(storable)) {
-        let (begin, end) = map.address;
-        let path = format!("/proc/{}/map_files/{begin:x}-{end:x}", process.pid());
-        let same = |target: &Target| map.inode == target.id.1 && is(Path::new(&path), target);
-        found.extend(targets.iter().position(same));
-    }
-    found
-}
-
-fn is(path: &Path, target: &Target) -> bool {
-    fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == target.id)
-}
+use bytes::Bytes;
 
 /// Where a thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,54 +28,151 @@ const SLOW_CALLS: [i64; 3] = [
     libc::SYS_copy_file_range,
 ];
 
+/// `PF_EXITING` of include/linux/sched.h, the same since 2.6: the task is ending.
+const PF_EXITING: u64 = 0x4;
+
+/// What `stat` says of a process or thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    flags: u64,
+    /// When it began, in clock ticks since boot.
+    began: u64,
+}
+
+impl Stat {
+    fn of_process(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn of_thread(pid: u32, thread: u32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/task/{thread}/stat")).ok()?)
+    }
+
+    /// The second field is the name in parentheses, which may have any bytes in it.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let name_ends = text.iter().rposition(|&byte| byte == b')')?;
+        let mut fields = text[name_ends + 1..]
+            .split(|byte| byte.is_ascii_whitespace())
+            .filter(|field| !field.is_empty());
+        let state = *fields.next()?.first()?;
+        // The flags are field 9, the beginning is field 22; the state was field 3.
+        let flags = number(fields.nth(5)?)?;
+        let began = number(fields.nth(12)?)?;
+        Some(Self {
+            state,
+            flags,
+            began,
+        })
+    }
+
+    fn is_ending(self) -> bool {
+        self.flags & PF_EXITING != 0
+    }
+
+    fn is_stopped_or_over(self) -> bool {
+        matches!(self.state, b'T' | b't' | b'Z' | b'X')
+    }
+}
+
+fn number<T: str::FromStr>(field: &[u8]) -> Option<T> {
+    str::from_utf8(field).ok()?.parse().ok()
+}
+
 /// Where a thread is now. Modifications sleep uninterruptibly, but for those of [`SLOW_CALLS`].
 pub(crate) fn whereabouts(pid: u32, thread: u32) -> Whereabouts {
-    let task = Process::new(pid as i32).and_then(|process| process.task_from_tid(thread as i32));
-    let Ok(task) = task else {
+    let Some(stat) = Stat::of_thread(pid, thread) else {
         return Whereabouts::Gone;
     };
-    let (Ok(call), Ok(stat)) = (task.syscall(), task.stat()) else {
-        return Whereabouts::Gone;
-    };
-    match (call, stat.state) {
-        (_, 'Z' | 'X') => Whereabouts::Gone,
+    match stat.state {
+        b'Z' | b'X' => Whereabouts::Gone,
         // A task stops on its way out of the kernel.
-        (_, 'T' | 't') => Whereabouts::Outside,
-        (_, 'D') => Whereabouts::Inside,
-        (Syscall::Blocked { syscall_number, .. }, _) if SLOW_CALLS.contains(&syscall_number) => {
-            Whereabouts::Inside
-        }
-        (_, 'S' | 'I') => Whereabouts::Outside,
+        b'T' | b't' => Whereabouts::Outside,
+        // One that waits for its memory may be asked for its state, and not for its call.
+        b'D' => Whereabouts::Inside,
+        b'S' | b'I' => match fs::read(format!("/proc/{pid}/task/{thread}/syscall")) {
+            Ok(call) => asleep_in(&call),
+            Err(_) => Whereabouts::Gone,
+        },
         _ => Whereabouts::Running,
+    }
+}
+
+/// Where a thread is that sleeps in this system call: its number comes first, or the word `running`.
+fn asleep_in(call: &[u8]) -> Whereabouts {
+    let first = call.split(|byte| byte.is_ascii_whitespace()).next();
+    match first.and_then(number::<i64>) {
+        Some(call) if SLOW_CALLS.contains(&call) => Whereabouts::Inside,
+        _ => Whereabouts::Outside,
     }
 }
 
 /// The threads of a process.
 pub(crate) fn threads(pid: u32) -> Vec<u32> {
-    let tasks = Process::new(pid as i32).and_then(|process| process.tasks());
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = tasks.into_iter().flatten().flatten();
-    tasks.filter_map(|task| task.tid.try_into().ok()).collect()
+    tasks
+        .filter_map(|task| task.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
-/// `PF_EXITING` of include/linux/sched.h, the same since 2.6: the task is ending.
-const PF_EXITING: u32 = 0x4;
+/// Name of a process's first thread; empty if there is none.
+pub(crate) fn comm(pid: u32) -> Bytes {
+    let mut comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if comm.last() == Some(&b'\n') {
+        comm.pop();
+    }
+    comm.into()
+}
 
 /// When a process began, in clock ticks since boot; `None` if there is none, or if it is ending.
+///
+/// Its first thread may have ended long before the others.
 pub(crate) fn started(pid: u32) -> Option<u64> {
-    let stat = Process::new(pid as i32).ok()?.stat().ok()?;
-    (stat.flags & PF_EXITING == 0).then_some(stat.starttime)
+    let first = Stat::of_process(pid)?;
+    let lives = |thread| Stat::of_thread(pid, thread).is_some_and(|stat| !stat.is_ending());
+    (!first.is_ending() || threads(pid).into_iter().any(lives)).then_some(first.began)
 }
 
 /// Whether every thread of a process is stopped.
 pub(crate) fn is_stopped(pid: u32) -> bool {
+    every_thread(pid, |_, stat| stat.is_stopped_or_over())
+}
+
+/// Whether no thread of a process that was sent SIGSTOP runs in user mode before SIGCONT: all have stopped, or are
+/// paused by their control group, and will stop when they are not any more.
+pub(crate) fn stands_still(pid: u32) -> bool {
+    every_thread(pid, |thread, stat| {
+        stat.is_stopped_or_over() || is_paused(pid, thread)
+    })
+}
+
+fn every_thread(pid: u32, holds: impl Fn(u32, Stat) -> bool) -> bool {
     let threads = threads(pid);
     !threads.is_empty()
         && threads.iter().all(|&thread| {
-            let task =
-                Process::new(pid as i32).and_then(|process| process.task_from_tid(thread as i32));
             // A thread that has ended meanwhile is no obstacle.
-            task.and_then(|task| task.stat())
-                .map_or(true, |stat| matches!(stat.state, 'T' | 't' | 'Z' | 'X'))
+            Stat::of_thread(pid, thread).is_none_or(|stat| holds(thread, stat))
+        })
+}
+
+/// Whether a thread is in a control group (of the second version) that the kernel reports as frozen. A thread is so on
+/// its way to user mode, where it looks for signals when it goes on.
+fn is_paused(pid: u32, thread: u32) -> bool {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+    let groups = fs::read(format!("/proc/{pid}/task/{thread}/cgroup")).unwrap_or_default();
+    let mut lines = groups.split(|&byte| byte == b'\n');
+    let Some(group) = lines.find_map(|line| line.strip_prefix(b"0::/")) else {
+        return false;
+    };
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .iter()
+        .any(|root| {
+            let events = Path::new(root).join(OsStr::from_bytes(group));
+            let events = fs::read(events.join("cgroup.events")).unwrap_or_default();
+            events
+                .split(|&byte| byte == b'\n')
+                .any(|line| line == b"frozen 1")
         })
 }
 
@@ -217,13 +181,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writers_are_told_from_readers() {
-        let info = |flags| format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t29\nino:\t131\n");
-        assert!(is_open_for_writing(&info("0100002"), 131));
-        assert!(is_open_for_writing(&info("0100001"), 131));
-        assert!(!is_open_for_writing(&info("0100000"), 131));
-        assert!(!is_open_for_writing(&info("0100002"), 132));
-        assert!(!is_open_for_writing("", 0));
+    fn a_name_may_have_any_bytes_in_it() {
+        let rest = b" S 1 2 3 4 5 64 7 8 9 10 11 12 13 14 15 16 17 18 777 20\n";
+        let text = [&b"7 (a) Z \xff\n)"[..], rest].concat();
+        let stat = Stat::parse(&text).unwrap();
+        assert_eq!(
+            (stat.state, stat.flags, stat.began),
+            (b'S', 64, 777),
+            "{stat:?}"
+        );
+        assert_eq!(Stat::parse(b"7 (a) S 1"), None);
+        assert_eq!(Stat::parse(b""), None);
+    }
+
+    #[test]
+    fn calls_that_wait_for_data_may_be_in_the_middle_of_a_modification() {
+        let splice = format!("{} 0x3 0x0 0x7ffc 0x7f\n", libc::SYS_splice);
+        assert_eq!(asleep_in(splice.as_bytes()), Whereabouts::Inside);
+        assert_eq!(asleep_in(b"0 0x3 0x0\n"), Whereabouts::Outside);
+        assert_eq!(asleep_in(b"running\n"), Whereabouts::Outside);
     }
 
     #[test]
@@ -231,7 +207,10 @@ mod tests {
         let own = std::process::id();
         assert!(started(own).is_some());
         assert!(threads(own).contains(&own));
-        assert!(!is_stopped(own));
-        assert_eq!(whereabouts(u32::MAX >> 1, 1), Whereabouts::Gone);
+        assert!(!comm(own).is_empty());
+        assert!(!is_stopped(own) && !stands_still(own));
+        let none = u32::MAX >> 1;
+        assert_eq!(whereabouts(none, 1), Whereabouts::Gone);
+        assert_eq!(started(none), None);
     }
 }

@@ -17,7 +17,7 @@ use std::{
     io,
     os::{
         fd::BorrowedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -29,6 +29,7 @@ use super::{
     file_id::name_of,
     links::{self, Links},
     lock::{Lock, Refusal},
+    private,
     report::SetReport,
     server::Server,
 };
@@ -250,17 +251,8 @@ fn trustworthy(directory: &Path, user: u32) -> Result<(), Error> {
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open(directory);
-    let metadata = open
-        .and_then(|directory| directory.metadata())
-        .map_err(|error| unusable(directory, error))?;
-    let reason = if metadata.uid() != user {
-        "it is not root's own"
-    } else if metadata.mode() & 0o022 != 0 {
-        "others than root may write into it"
-    } else {
-        return Ok(());
-    };
-    Err(Error::RunDirectory {
+    let opened = open.map_err(|error| unusable(directory, error))?;
+    private::check(&opened, user).map_err(|reason| Error::RunDirectory {
         path: directory.to_owned(),
         reason: format!("{reason}; remove it, and premod makes a new one"),
     })

@@ -122,6 +122,7 @@ pub(super) enum MmapWord {
     Hold,
     Kill,
     Report,
+    Stop,
 }
 
 /// A date with all nine digits.

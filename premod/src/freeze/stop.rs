@@ -6,14 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::MapError;
 use premod_common::{event::Op, guard::HeldProcess};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
     guards::Controls,
     keeper::{TICK, let_go},
-    processes::{User, is_stopped, started},
+    others::Others,
+    processes::{is_stopped, stands_still, started},
+    users::User,
 };
 use crate::{error::Error, events};
 
@@ -22,17 +23,18 @@ const LOOK: Duration = Duration::from_micros(200);
 
 /// Stops a process. It is noted first, so that the keeper finds it whatever happens to us.
 ///
-/// Returns whether it was us: a process that is stopped already is left to whoever stopped it.
-pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> {
-    if user.pid == 1 || is_stopped(user.pid) {
+/// Returns whether it was us: a process that is stopped already is left to whoever stopped it. If that was another
+/// premod, it is stopped by both.
+pub(crate) fn stop(controls: &mut Controls, others: &Others, user: &User) -> Result<bool, Error> {
+    let stopped = || is_stopped(user.pid) && !others.hold(user.pid, user.started);
+    if user.pid == 1 || stopped() {
         return Ok(false);
     }
     let mut comm = [0; 16];
-    let name = user.comm.as_bytes();
-    let length = name.len().min(15);
-    comm[..length].copy_from_slice(&name[..length]);
+    let length = user.comm.len().min(15);
+    comm[..length].copy_from_slice(&user.comm[..length]);
     let held = HeldProcess {
-        started: user.started * TICK,
+        started: user.started,
         since: events::now().0,
         inode: 0,
         tid: user.pid,
@@ -41,14 +43,15 @@ pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> 
         padding: 0,
         comm,
     };
-    const NEW_ONLY: u64 = 1;
-    match controls.held.insert(user.pid, held, NEW_ONLY) {
-        // A hook has stopped it already; if somebody has continued it since, it is stopped again.
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == io::ErrorKind::AlreadyExists => {}
-        result => {
-            result.map_err(|error| Error::kernel("cannot note a process to be stopped", &error))?;
-        }
+    // A hook may have stopped it already; if somebody has continued it since, it is stopped again. A note of another
+    // process that had its number is void.
+    let noted = controls.held.get(&user.pid, 0);
+    if !noted.is_ok_and(|noted| noted.started == user.started) {
+        const ANY: u64 = 0;
+        controls
+            .held
+            .insert(user.pid, held, ANY)
+            .map_err(|error| Error::kernel("cannot note a process to be stopped", &error))?;
     }
     let sent = open(user)
         .and_then(|process| pidfd_send_signal(process, Signal::STOP).map_err(io::Error::from));
@@ -59,7 +62,7 @@ pub(crate) fn stop(controls: &mut Controls, user: &User) -> Result<bool, Error> 
             return Ok(false);
         }
         return Err(Error::Kernel {
-            context: format!("cannot stop process {} ({})", user.pid, user.comm),
+            context: format!("cannot stop process {} ({})", user.pid, user.name()),
             reason: error.to_string(),
         });
     }
@@ -71,17 +74,22 @@ fn open(user: &User) -> io::Result<std::os::fd::OwnedFd> {
     let gone = || io::Error::from_raw_os_error(libc::ESRCH);
     let pid = Pid::from_raw(user.pid as i32).ok_or_else(gone)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    if started(user.pid) != Some(user.started) {
+    if !lives(user) {
         return Err(gone());
     }
     Ok(process)
+}
+
+/// Whether it is still the same process.
+fn lives(user: &User) -> bool {
+    started(user.pid) == Some(user.started / TICK)
 }
 
 /// Waits until all threads of the processes have stopped, or ended; returns those that have not in time.
 pub(crate) fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> Vec<&'a User> {
     let mut waiting = users.to_vec();
     loop {
-        waiting.retain(|user| started(user.pid) == Some(user.started) && !is_stopped(user.pid));
+        waiting.retain(|user| lives(user) && !stands_still(user.pid));
         if waiting.is_empty() || Instant::now() >= deadline {
             return waiting;
         }
@@ -94,15 +102,16 @@ pub(crate) fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> V
 /// Returns whether it has stopped in time.
 pub(crate) fn stop_for_a_moment(
     controls: &mut Controls,
+    others: &Others,
     user: &User,
     deadline: Instant,
 ) -> Result<bool, Error> {
-    if !stop(controls, user)? {
+    if is_stopped(user.pid) || !stop(controls, others, user)? {
         return Ok(true);
     }
     let stopped = wait_until_stopped(&[user], deadline).is_empty();
     if let Ok(held) = controls.held.get(&user.pid, 0) {
-        let_go(user.pid, &held);
+        let_go(user.pid, &held, others);
         let _ = controls.held.remove(&user.pid);
     }
     Ok(stopped)

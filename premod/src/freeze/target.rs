@@ -1,15 +1,11 @@
 //! The files to be frozen, and which of them premod refuses.
 
 use std::{
-    ffi::OsString,
     fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{
-            ffi::OsStringExt,
-            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
-        },
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,13 +14,16 @@ use std::{
 use premod_common::guard::Look;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::{error::Error, exit_code::ExitCode, mounts::unescape};
+use super::kernel_use::UsedByKernel;
+use crate::{error::Error, exit_code::ExitCode};
 
 /// A file to be frozen. It stays open, so that its inode stays in memory.
 #[derive(Debug)]
 pub struct Target {
-    /// Its path, absolute.
+    /// Its path, absolute and without links.
     pub path: PathBuf,
+    /// Its paths as they were given, absolute.
+    given: Vec<PathBuf>,
     /// Its device and inode number, as `stat` says them.
     pub id: (u64, u64),
     file: Arc<File>,
@@ -94,6 +93,7 @@ impl Target {
         let metadata = file.metadata().map_err(failed)?;
         let target = Self {
             path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+            given: vec![std::path::absolute(path).map_err(failed)?],
             id: (metadata.dev(), metadata.ino()),
             file: Arc::new(file),
         };
@@ -159,9 +159,40 @@ impl Target {
         Ok(())
     }
 
-    /// Whether its path still leads to it.
+    /// All paths that have to lead to it: as they were given, and the one without links.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let canonical = (!self.given.contains(&self.path)).then_some(&self.path);
+        self.given.iter().chain(canonical).map(PathBuf::as_path)
+    }
+
+    /// The same file was given once more, by this path of the other target.
+    pub(crate) fn is_given_again(&mut self, other: Self) {
+        for path in [other.given, vec![other.path]].concat() {
+            if !self.paths().any(|known| known == path) {
+                self.given.push(path);
+            }
+        }
+    }
+
+    /// Whether its paths still lead to it. If that cannot be told, the hooks know.
     pub(crate) fn is_in_its_place(&self) -> bool {
-        id_of(&self.path) == Some(self.id)
+        self.paths().all(|path| match fs::metadata(path) {
+            Ok(found) => (found.dev(), found.ino()) == self.id,
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ),
+        })
+    }
+
+    /// Refuses if a path has led to another file.
+    pub(crate) fn must_be(&self, found: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+        let status = rustix::fs::fstat(found);
+        if status.is_ok_and(|status| (status.st_dev, status.st_ino) == self.id) {
+            return Ok(());
+        }
+        let sentence = "its path leads to another file than a moment ago".to_owned();
+        Err(refuse(path, ExitCode::BadPath, sentence))
     }
 
     fn refused(&self, why: String) -> Error {
@@ -192,52 +223,6 @@ fn refuse(path: &Path, code: ExitCode, why: String) -> Error {
         why,
         code,
     }
-}
-
-/// Files that the kernel itself uses now, by device and inode number.
-#[derive(Debug, Default)]
-pub struct UsedByKernel {
-    swap: Vec<(u64, u64)>,
-    /// With the name of the loop device.
-    loops: Vec<(String, (u64, u64))>,
-}
-
-impl UsedByKernel {
-    /// Looks for them.
-    #[must_use]
-    pub fn gather() -> Self {
-        Self {
-            swap: swap_files().filter_map(|path| id_of(&path)).collect(),
-            loops: loop_devices()
-                .filter_map(|(device, path)| Some((device, id_of(&path)?)))
-                .collect(),
-        }
-    }
-}
-
-fn id_of(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// The active swap files; /proc/swaps writes blanks in names as `\040`.
-fn swap_files() -> impl Iterator<Item = PathBuf> {
-    let table = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let lines: Vec<String> = table.lines().skip(1).map(str::to_owned).collect();
-    lines.into_iter().filter_map(|line| {
-        let (name, _) = line.split_once(char::is_whitespace)?;
-        Some(PathBuf::from(OsString::from_vec(unescape(name.as_bytes()))))
-    })
-}
-
-/// The loop devices in use, with the files behind them.
-fn loop_devices() -> impl Iterator<Item = (String, PathBuf)> {
-    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    devices.filter_map(|device| {
-        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
-        let name = device.file_name().into_string().ok()?;
-        Some((name, PathBuf::from(file.trim_end_matches('\n'))))
-    })
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub enum Kind {
     /// The entry of a kernel function, by a breakpoint or what stands for one: dearer, and not skipped for the preemption
     /// of another task inside of it.
     Kprobe,
+    /// What premod runs itself, by reading: it is called for each thing of a kind that the kernel has.
+    Iterator,
 }
 
 /// One way to attach one program.
@@ -83,6 +85,7 @@ impl Attachment {
             Kind::Lsm => format!("bpf_lsm_{}", self.target),
             Kind::Fentry | Kind::Fexit | Kind::Kprobe => self.target.to_owned(),
             Kind::Tracepoint => format!("btf_trace_{}", self.target),
+            Kind::Iterator => format!("bpf_iter_{}", self.target),
         }
     }
 
@@ -154,6 +157,14 @@ pub(crate) const fn tracepoint(target: &'static str, program: &'static str) -> A
     }
 }
 
+pub(crate) const fn iterator(target: &'static str, program: &'static str) -> Attachment {
+    Attachment {
+        kind: Kind::Iterator,
+        target,
+        program,
+    }
+}
+
 pub(crate) const fn kprobe(target: &'static str, program: &'static str) -> Attachment {
     Attachment {
         kind: Kind::Kprobe,
@@ -168,7 +179,7 @@ impl Hook {
     pub fn choose(&self, btf: &btf::Btf, environment: &Environment) -> Option<Attachment> {
         let exists = |way: &&Attachment| match way.kind {
             Kind::Lsm => environment.bpf_lsm_is_active() && btf.has_function(&way.type_name()),
-            Kind::Fentry | Kind::Fexit => btf.has_function(&way.type_name()),
+            Kind::Fentry | Kind::Fexit | Kind::Iterator => btf.has_function(&way.type_name()),
             Kind::Kprobe => {
                 environment.preemption.is_anywhere()
                     && btf.has_function(&way.type_name())
@@ -247,6 +258,8 @@ fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(),
         Program::FExit(program) => program.attach().map(drop),
         Program::BtfTracePoint(program) => program.attach().map(drop),
         Program::KProbe(program) => program.attach(target, 0).map(drop),
+        // Whoever reads it attaches it.
+        Program::Iter(_) => Ok(()),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -258,6 +271,7 @@ fn load(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramErr
         Program::FExit(program) => program.load(target, btf),
         Program::BtfTracePoint(program) => program.load(target, btf),
         Program::KProbe(program) => program.load(),
+        Program::Iter(program) => program.load(target, btf),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -106,6 +106,21 @@ impl Header {
     }
 }
 
+/// The types and the strings of raw type information.
+fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), BtfError> {
+    let word = |position: usize| {
+        let bytes = bytes.get(position..position + 4)?.try_into().ok()?;
+        Some(u32::from_ne_bytes(bytes) as usize)
+    };
+    let section = |place: usize| {
+        let begin = word(4)?.checked_add(word(place)?)?;
+        bytes.get(begin..begin.checked_add(word(place + 4)?)?)
+    };
+    let types = section(8).ok_or(BtfError::Malformed(8))?;
+    let strings = section(16).ok_or(BtfError::Malformed(16))?;
+    Ok((types, strings))
+}
+
 impl Btf {
     /// Reads the running kernel's type information.
     ///
@@ -191,6 +206,20 @@ impl Btf {
             return Err(BtfError::Malformed(end));
         }
         Ok(btf)
+    }
+
+    /// With the types of a module, whose numbers and strings go on where the kernel's end.
+    ///
+    /// # Errors
+    /// If they are malformed.
+    pub fn with_module(&self, module: &[u8]) -> Result<Self, BtfError> {
+        let [kernel, module] = [sections(&self.bytes)?, sections(module)?];
+        let length = |one: &[u8], other: &[u8]| (one.len() + other.len()) as u32;
+        let types = length(kernel.0, module.0);
+        let strings = length(kernel.1, module.1);
+        let header = [0x0001_eb9f, 24, 0, types, types, strings];
+        let header: Vec<u8> = header.into_iter().flat_map(u32::to_ne_bytes).collect();
+        Self::parse([&header, kernel.0, module.0, kernel.1, module.1].concat())
     }
 
     /// Whether the kernel has a function of this name that programs can attach to.
@@ -434,6 +463,25 @@ pub(super) mod tests {
         assert!(btf.has_function("f") && !btf.has_function("g"));
         assert_eq!(btf.arguments("f"), Some(0));
         assert_eq!(btf.arguments("g"), None);
+    }
+
+    #[test]
+    fn a_modules_types_and_strings_go_on_where_the_kernels_end() {
+        let kernel = Btf::parse(sample()).unwrap();
+        let before = sample().len() - kernel.strings;
+        // `struct own { struct outer outer; struct own *a; }`, of which two names are the kernel's.
+        let outer = kernel.word(kernel.types[3]).unwrap();
+        let a = kernel.word(kernel.types[3] + 12).unwrap();
+        let types = [before as u32, 4 << 24 | 2, 16, outer, 4, 32, a, 8, 64];
+        let length = types.len() as u32 * 4;
+        let words = [&[0x0001_eb9f, 24, 0, length, length, 4], &types[..]].concat();
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes());
+        let module: Vec<u8> = bytes.chain(*b"own\0").collect();
+        let both = kernel.with_module(&module).unwrap();
+        assert_eq!(both.offset("own", "a"), Some(8));
+        assert_eq!(both.offset("own", "outer.b"), Some(8));
+        assert_eq!(both.offset("outer", "b"), Some(4));
+        assert!(kernel.with_module(&module[..20]).is_err());
     }
 
     #[test]

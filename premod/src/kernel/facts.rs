@@ -203,12 +203,6 @@ const OFFSETS: &[Offset] = &[
     ),
     offset!(
         task_struct,
-        "real_parent",
-        task_struct_real_parent,
-        FREEZING
-    ),
-    offset!(
-        task_struct,
         "start_boottime",
         task_struct_start_boottime,
         FREEZING
@@ -336,6 +330,20 @@ pub fn gather(btf: &Btf) -> FactTable {
 /// `current->backing_dev_info` went by the same series of changes.
 pub(super) fn iomap_is_old(btf: &Btf) -> bool {
     btf.offset("task_struct", "backing_dev_info").is_some()
+}
+
+/// From overlayfs's own inode to its dentry on the upper filesystem; `None` if there is no overlayfs, or if it cannot be
+/// found. Most kernels have it as a module, with type information of its own.
+#[must_use]
+pub fn overlay_upper(btf: &Btf) -> Option<u32> {
+    let between = |btf: &Btf| {
+        let offset = |member| btf.offset("ovl_inode", member);
+        offset("__upperdentry")?.checked_sub(offset("vfs_inode")?)
+    };
+    between(btf).or_else(|| {
+        let module = std::fs::read("/sys/kernel/btf/overlay").ok()?;
+        between(&btf.with_module(&module).ok()?)
+    })
 }
 
 fn i_dirty_pages(btf: &Btf) -> (Option<u32>, &'static str) {

@@ -121,6 +121,14 @@ pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environ
             reason: complaint.unwrap_or("it does not say why").to_owned(),
         };
     }
+    if let ProgramError::SyscallError(failure) = error
+        && failure.io_error.raw_os_error() == Some(libc::E2BIG)
+    {
+        return Error::Kernel {
+            context: format!("cannot attach {program}"),
+            reason: "the kernel takes 38 programs at one of its functions, and others have taken them: each premod freeze takes 2 (premod status names them), other tools may take some".to_owned(),
+        };
+    }
     Error::kernel(format!("cannot load or attach {program}"), error)
 }
 

@@ -54,6 +54,7 @@ fn row(text: &mut String, report: &SetReport) {
         MmapPolicy::Hold => "hold",
         MmapPolicy::Kill => "kill",
         MmapPolicy::Report => "report",
+        MmapPolicy::Stop => "stop",
     };
     // Writing to a String does not fail.
     let _ = writeln!(

@@ -4,7 +4,10 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, IoSlice},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::{
+        fs::{FileExt, OpenOptionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::atomic::Ordering::SeqCst,
@@ -237,6 +240,8 @@ impl Crew {
             .map(|(kind, _)| {
                 let mut command = Command::new("/proc/self/exe");
                 command.args(["write", kind]).arg(path).args(files);
+                // A group that somebody could continue: in others the stops of the terminal have no effect.
+                command.process_group(0);
                 (kind, command.spawn().expect("a writer"))
             })
             .collect();

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
-use crate::freeze::in_flight;
+use crate::freeze::{in_flight, let_go, places, users};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -131,6 +131,9 @@ pub(crate) fn is_known(word: &str) -> bool {
             | "write-hostile-names"
             | "splice-from-nothing"
             | "write-from-nowhere"
+            | "store-beside"
+            | "write-as"
+            | "in-time-namespace"
     )
 }
 
@@ -151,6 +154,11 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
         ("write-hostile-names", []) => write_hostile_names(),
         ("splice-from-nothing", [file]) => in_flight::splice_from_nothing(Path::new(file)),
         ("write-from-nowhere", [file]) => in_flight::write_from_nowhere(Path::new(file)),
+        ("store-beside", [how, files @ ..]) => users::store_beside(how, files),
+        ("write-as", [number, file]) => let_go::write_as(number, Path::new(file)),
+        ("in-time-namespace", [offsets, program, ..]) => {
+            return places::in_time_namespace(offsets, program, &arguments[2..]);
+        }
         _ => {
             eprintln!("premod-vm-test: wrong arguments for {word}");
             return ExitCode::from(2);

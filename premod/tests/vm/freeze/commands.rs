@@ -24,6 +24,7 @@ tests! {
     Alone the_timeout_ends_a_freeze_without_a_command,
     Alone output_of_the_command_stays_its_own,
     Alone a_wrong_option_is_named,
+    Alone many_freezes_at_a_time,
 }
 
 /// Runs premod to its end.
@@ -219,4 +220,17 @@ fn a_wrong_option_is_named(place: &Place) {
     }
     expect(2, &["freeze"]);
     expect(2, &["freeze", "--hold", "--deny", path]);
+}
+
+fn many_freezes_at_a_time(place: &Place) {
+    let files: Vec<_> = (0..13)
+        .map(|number| place.file(&number.to_string()))
+        .collect();
+    for file in &files {
+        std::fs::write(file, "x").expect("a new file");
+        let path = file.to_str().expect("a plain path");
+        expect(0, &["freeze", "-f", "--timeout", "10m", path]);
+    }
+    assert_eq!(status().len(), files.len());
+    expect(0, &["thaw", "--all"]);
 }

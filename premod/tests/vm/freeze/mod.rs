@@ -4,7 +4,10 @@ pub(crate) mod actor;
 mod commands;
 mod fuse;
 pub(crate) mod in_flight;
+pub(crate) mod let_go;
+mod names;
 mod parts;
+pub(crate) mod places;
 pub(crate) mod policies;
 #[path = "../../freeze/premod.rs"]
 pub(crate) mod premod;
@@ -12,6 +15,7 @@ pub(crate) mod premod;
 pub(crate) mod process;
 mod races;
 mod refusals;
+pub(crate) mod users;
 pub(crate) mod ways;
 
 use crate::{
@@ -28,6 +32,10 @@ pub(crate) fn tests() -> Vec<Test> {
         &coverage::frozen_tests(),
         policies::TESTS,
         in_flight::TESTS,
+        users::TESTS,
+        names::TESTS,
+        let_go::TESTS,
+        places::TESTS,
         races::TESTS,
         refusals::TESTS,
         commands::TESTS,

@@ -16,10 +16,12 @@ tests! {
     Alone a_writer_gets_the_errno_that_was_asked_for on Every,
     Alone with_mmap_kill_a_store_kills_its_process,
     Alone with_mmap_report_a_store_violates_the_freeze,
-    Alone with_mmap_stop_whoever_maps_a_file_is_stopped_beforehand,
+    Alone whoever_maps_a_file_is_stopped_beforehand,
+    Alone with_mmap_hold_a_process_is_stopped_at_its_first_store,
     Alone a_record_tells_of_each_writer on Every,
     Alone a_file_that_is_replaced_violates_the_freeze,
     Alone the_command_itself_is_refused,
+    Alone whatever_the_command_has_started_is_refused,
 }
 
 /// An actor with a directory of its own.
@@ -123,15 +125,36 @@ fn with_mmap_report_a_store_violates_the_freeze(place: &Place) {
     assert!(ended.stderr.contains("VIOLATED"), "{ended:?}");
 }
 
-fn with_mmap_stop_whoever_maps_a_file_is_stopped_beforehand(place: &Place) {
+/// So that not even the file's times move, which programs look at that make backups.
+fn whoever_maps_a_file_is_stopped_beforehand(place: &Place) {
+    use std::os::unix::fs::MetadataExt;
     let mut store = actor(place, "store through an old mapping");
     let mut writer = actor(place, "pwrite");
-    let freeze = freeze(&[&store, &writer], &["--mmap", "stop"]);
+    let times = || {
+        let file = std::fs::metadata(&store.files[0].path).expect("stat");
+        (file.mtime_nsec(), file.ctime_nsec())
+    };
+    let before = times();
+    let freeze = freeze(&[&store, &writer], &[]);
     assert_eq!(store.outcome(), Outcome::Held);
     assert_eq!(writer.outcome(), Outcome::Waits, "it maps nothing");
+    assert_eq!(times(), before);
     terminate(freeze).expect(0);
     assert_eq!(outcome(&mut store), Outcome::Made);
     assert_eq!(outcome(&mut writer), Outcome::Made);
+}
+
+fn with_mmap_hold_a_process_is_stopped_at_its_first_store(place: &Place) {
+    let mut store = actor(place, "store through an old mapping");
+    store.look();
+    let mut freeze = freeze(&[&store], &["--mmap", "hold"]);
+    assert_eq!(store.outcome(), Outcome::Waits, "it stores nothing");
+    assert_eq!(outcome(&mut store), Outcome::Held);
+    let held = freeze.hear("who is held", |line| line["type"] == "held");
+    assert_eq!(held["op"], "mmap", "{held}");
+    assert_eq!(store.look(), [false]);
+    terminate(freeze).expect(0);
+    process::wait_for("it stores", || store.outcome() == Outcome::Made);
 }
 
 fn a_record_tells_of_each_writer(place: &Place) {
@@ -186,4 +209,32 @@ fn the_command_itself_is_refused(place: &Place) {
         assert!(ended.stderr.contains("busy"), "{ended:?}");
     }
     assert_eq!(std::fs::read(path).expect("read"), before);
+}
+
+/// However many generations later, and whether or not its parent has ended.
+fn whatever_the_command_has_started_is_refused(place: &Place) {
+    let writer = actor(place, "pwrite");
+    let path = &writer.files[0].path;
+    let deep =
+        r#"if [ "$1" -gt 0 ]; then sh -c "$2" sh $(($1 - 1)) "$2" "$3"; exit; fi; echo x >> "$3""#;
+    let orphan = r#"(sh -c 'sleep 0.3; echo x >> "$0" 2> "$0.said"; touch "$0.done"' "$3" &)
+        while [ ! -e "$3.done" ]; do sleep 0.1; done; grep -q busy "$3.said""#;
+    for (script, code) in [(deep, 1), (orphan, 0)] {
+        let words = [
+            "--timeout",
+            "20s",
+            "--",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            "30",
+            script,
+            path,
+        ];
+        let words = [&[path.as_str()][..], &words].concat();
+        let ended = Freeze::start(&words).end().expect(code);
+        assert!(records(&ended, "held").is_empty(), "{ended:?}");
+        assert!(!records(&ended, "refused").is_empty(), "{ended:?}");
+    }
 }

@@ -103,7 +103,8 @@ pub(crate) fn problems(places: &[(&'static str, Place)]) -> Vec<Vec<String>> {
 /// One freeze, and every way tried once.
 fn run(trials: &mut [Trial], mode: Mode, problems: &mut [Vec<String>]) {
     let word = mode.option();
-    let mut words = vec![word, "--timeout", "120s"];
+    // Not stopped beforehand, so that each store is made, and met.
+    let mut words = vec![word, "--mmap", "hold", "--timeout", "120s"];
     for trial in trials.iter() {
         words.extend(trial.actor.files.iter().map(|file| file.path.as_str()));
     }

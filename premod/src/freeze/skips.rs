@@ -1,0 +1,79 @@
+//! Programs that the kernel has skipped: while a task that it has preempted is inside of a fentry or tracepoint program,
+//! it calls that program for nobody else on the same CPU.
+//!
+//! Those that matter hang twice, so that nothing is missed unless both were skipped. A kprobe hangs once: the kernel does
+//! not preempt a task inside of it. It is watched all the same.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::Ebpf;
+
+use crate::{error::Error, events::recursion_misses};
+
+/// Programs that do the same, by name: something may have gone unseen if all were skipped.
+const EQUAL: [&[&str]; 4] = [
+    &["mkwrite_begins"],
+    &["mkwrite_ends", "mkwrite_ends_again"],
+    &["write_seen", "write_seen_again"],
+    &["dirty_seen", "dirty_seen_again"],
+];
+
+/// What the kernel has skipped so far.
+#[derive(Default)]
+pub(super) struct Skips(Vec<Vec<Watched>>);
+
+struct Watched {
+    program: OwnedFd,
+    misses: u64,
+}
+
+impl Watched {
+    fn new(ebpf: &Ebpf, name: &str) -> Result<Self, Error> {
+        let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
+        let program = ebpf
+            .program(name)
+            .ok_or_else(|| Error::BadValue(format!("the object has no program {name}")))?;
+        let program = program.fd().map_err(|error| failed(&error))?;
+        let program = program.as_fd().try_clone_to_owned();
+        Ok(Self {
+            program: program.map_err(|error| failed(&error))?,
+            misses: 0,
+        })
+    }
+
+    fn now(&self) -> u64 {
+        recursion_misses(&self.program).unwrap_or(self.misses)
+    }
+}
+
+impl Skips {
+    /// Watches the programs, which have to be loaded.
+    pub(super) fn of(ebpf: &Ebpf) -> Result<Self, Error> {
+        let watched = |equal: &&[&str]| equal.iter().map(|name| Watched::new(ebpf, name)).collect();
+        Ok(Self(EQUAL.iter().map(watched).collect::<Result<_, _>>()?))
+    }
+
+    /// Whether all programs that do the same were skipped since the last call.
+    pub(super) fn have_come(&mut self) -> bool {
+        let mut come = false;
+        for equal in &mut self.0 {
+            // A skip of one alone may belong to a skip of the other that is still to come.
+            if equal.iter().all(|watched| watched.now() > watched.misses) {
+                come = true;
+                forget(equal);
+            }
+        }
+        come
+    }
+
+    /// Forgets what was skipped up to now.
+    pub(super) fn forget(&mut self) {
+        self.0.iter_mut().for_each(|equal| forget(equal));
+    }
+}
+
+fn forget(equal: &mut [Watched]) {
+    for watched in equal {
+        watched.misses = watched.now();
+    }
+}
