@@ -96,16 +96,11 @@ extern "C" fn count_by_number(what: u64) -> u64 {
     let Some(counters) = COUNTERS.get_ptr_mut(cpu) else {
         return 0;
     };
-    // SAFETY: the pointer comes from the map, and the fields, aligned u64, are in the order of their numbers.
-    unsafe {
-        let counters = counters.cast::<u64>();
-        for number in 0..COUNTS {
-            if what == number {
-                increment(counters.add(number as usize));
-            }
-        }
-    }
+    // SAFETY: the pointer comes from the map, and the fields, aligned u64, are in the order of their numbers. There is room
+    // for as many as the mask lets through, so that the verifier need not follow a way for each.
+    unsafe { increment(counters.cast::<u64>().add((what & MASK) as usize)) };
     0
 }
 
-const COUNTS: u64 = Count::Late as u64 + 1;
+const MASK: u64 = (size_of::<Counters>() / size_of::<u64>() - 1) as u64;
+const _: () = assert!(MASK.count_ones() == MASK.trailing_ones());
