@@ -5,9 +5,13 @@
 //! loader ([`crate::facts`]). Pointers that lost their type (kept in a map, computed) are read with
 //! `bpf_probe_read_kernel` in [`read`].
 
-use core::{arch::asm, mem::offset_of};
+use core::{
+    arch::asm,
+    ffi::c_void,
+    mem::{MaybeUninit, offset_of},
+};
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
 
 use premod_common::facts::{Facts, mark};
 
@@ -104,15 +108,34 @@ pub(crate) fn untyped(address: u64) -> u64 {
 /// Reads from an address whose type the verifier does not know; zero if it cannot be read.
 #[inline(always)]
 pub(crate) fn read(address: u64) -> u64 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const u64) }.unwrap_or(0)
+    // SAFETY: all bit patterns are a u64.
+    unsafe { read_as(address) }
 }
 
 /// As [`read`], for members of 32 bits.
 #[inline(always)]
 pub(crate) fn read_u32(address: u64) -> u32 {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(address as *const u32) }.unwrap_or(0)
+    // SAFETY: all bit patterns are a u32.
+    unsafe { read_as(address) }
+}
+
+/// Without a branch for what cannot be read: the helper writes zeroes then (`bpf_probe_read_kernel_common`), and the
+/// verifier would follow both ways from there on.
+///
+/// # Safety
+/// All bit patterns are a `T`.
+#[inline(always)]
+unsafe fn read_as<T>(address: u64) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address, and writes all of the value in any case.
+    unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        );
+        value.assume_init()
+    }
 }
 
 /// The running task: process id << 32 | thread id.
