@@ -284,13 +284,13 @@ fn find(inode: Inode) -> *mut TrackedInode {
         if unsafe { (*entry).identity } == identity {
             return entry;
         }
-        // The inode has been given another generation number (EXT4_IOC_SWAP_BOOT, FS_IOC_SETVERSION); or another inode took the memory, and its
-        // predecessor's end was not seen. The entry is not removed: another CPU may be about to swap its word, which would
-        // then be that of whichever inode has been given the entry's memory.
+        // The inode has been given another generation number (EXT4_IOC_SWAP_BOOT, FS_IOC_SETVERSION); or another inode took
+        // the memory, and its predecessor's end was not seen. The entry is not removed: another CPU may be about to swap
+        // its word, which would then be that of whichever inode has been given the entry's memory.
         // SAFETY: as above.
         unsafe { renew(entry, identity) };
         quiet::forget(inode.address());
-        return entry;
+        // Found once more below, so that the verifier does not follow this way through all that comes after.
     }
     // SAFETY: no preconditions.
     let born = unsafe { bpf_ktime_get_ns() };

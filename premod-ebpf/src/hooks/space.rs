@@ -26,11 +26,15 @@ fn fallocate(arguments: &impl Arguments) {
 
 entries!("vfs_fallocate": vfs_fallocate, kprobe_vfs_fallocate => fallocate);
 
-/// `vfs_clone_file_range(file_in, pos_in, file_out, pos_out, loff_t len, flags)`, 6.1 to 7.x.
+/// `vfs_clone_file_range(file_in, pos_in, file_out, pos_out, loff_t len, flags)`, 6.1 to 7.x. A length of
+/// 0 means all from `pos_in` on.
 #[inline(always)]
 fn clone(arguments: &impl Arguments) {
     let file = File(pointer!(arguments, 2, type_file));
-    let length = to_the_end_if_0(arguments.number(4));
+    let length = match arguments.number(4) {
+        0 => TO_THE_END,
+        length => length,
+    };
     changed(file, Op::Clone, arguments.number(3), length);
 }
 
@@ -54,8 +58,7 @@ fn remap(arguments: &impl Arguments) {
     let writes = arguments.number(3) as u8 != 0;
     if writes && !Ioctl::now().is_dedupe() {
         let file = File(pointer!(arguments, 0, type_file));
-        let length = to_the_end_if_0(arguments.number(2));
-        changed(file, Op::Write, arguments.number(1), length);
+        changed(file, Op::Write, arguments.number(1), arguments.number(2));
     }
 }
 
@@ -69,15 +72,6 @@ fn copy(arguments: &impl Arguments) {
 }
 
 entries!("vfs_copy_file_range": vfs_copy_file_range, kprobe_vfs_copy_file_range => copy);
-
-/// What a length of 0 means to those who share or exchange blocks.
-#[inline(always)]
-fn to_the_end_if_0(length: u64) -> u64 {
-    match length {
-        0 => TO_THE_END,
-        length => length,
-    }
-}
 
 #[inline(always)]
 fn changed(file: File, op: Op, offset: u64, length: u64) {

@@ -1,6 +1,6 @@
 //! What the verifier goes through when premod starts: most of the time that a start takes.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use crate::{
     harness::{Check, Place},
@@ -25,16 +25,18 @@ fn all_programs_together_are_verified_in_two_hundred_thousand_instructions(_: &P
     })
 }
 
-/// `verified_insns` of each program that a process holds.
+/// `verified_insns` of each program that a process holds, by however many descriptors.
 fn verified(pid: u32) -> Vec<u64> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("premod runs");
-    descriptors
+    let programs: BTreeMap<u64, u64> = descriptors
         .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
         .filter_map(|text| {
-            let count = text
-                .lines()
-                .find_map(|line| line.strip_prefix("verified_insns:"))?;
-            count.trim().parse().ok()
+            let number = |name| {
+                let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+                value.trim().parse().ok()
+            };
+            Some((number("prog_id:")?, number("verified_insns:")?))
         })
-        .collect()
+        .collect();
+    programs.into_values().collect()
 }
