@@ -35,6 +35,9 @@ pub(crate) const OVERLAY_MAGIC: u64 = 0x794c_7630;
 /// How many PATHs are looked up at a time.
 const AT_A_TIME: usize = 16;
 
+/// In how many looks every PATH is looked at cheaply, if that is not more than [`AT_A_TIME`] in one.
+const LOOKS_PER_ROUND: usize = 10;
+
 /// Every how many cheap looks there is a thorough one.
 const THOROUGH: usize = 16;
 
@@ -115,7 +118,7 @@ impl Scope {
         Ok(scope)
     }
 
-    /// Whether every PATH is there.
+    /// The PATHs that lead nowhere.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &Path> {
         self.paths
             .iter()
@@ -176,10 +179,9 @@ impl Scope {
                 relinked && paths[index].has_links() || paths[index].seems_changed()
             }));
         } else {
-            let index = turn(&mut looks.cheap);
-            if paths[index].seems_changed() {
-                suspects.push(index);
-            }
+            let looked_at = all.div_ceil(LOOKS_PER_ROUND).min(AT_A_TIME);
+            suspects.extend((0..looked_at).map(|_| turn(&mut looks.cheap)));
+            suspects.retain(|&index| paths[index].seems_changed());
             if looks.quiet as usize % THOROUGH == THOROUGH - 1 {
                 looks.due = looks.due.max(1);
             }
