@@ -134,6 +134,9 @@ pub struct HeldProcess {
     pub since: u64,
     /// The inode it wanted to modify; 0 if it was stopped beforehand.
     pub inode: InodeAddress,
+    /// Since when a page can be stored to, by the fault that the process was stopped in, in nanoseconds of
+    /// `CLOCK_MONOTONIC`; `u64::MAX` while it is in the fault, 0 if there was none.
+    pub writable: u64,
     /// The thread that wanted to.
     pub tid: u32,
     /// [`crate::event::Op`] as a number.
@@ -334,7 +337,7 @@ pub const COMMANDS_MAX: u32 = 1 << 18;
 pub const IN_FLIGHT_MAX: u32 = 16384;
 
 const _: () = assert!(
-    size_of::<HeldProcess>() == 48
+    size_of::<HeldProcess>() == 56
         && size_of::<GuardRecord>() == 56
         && size_of::<Look>() == 48
         && size_of::<Use>() == 40

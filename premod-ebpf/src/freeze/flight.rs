@@ -10,6 +10,7 @@ use premod_common::{
 };
 
 use crate::{
+    keep_out::page_is_writable,
     kernel::current_task,
     maps::{AWAITED, IN_FLIGHT, count},
 };
@@ -41,11 +42,14 @@ pub(crate) fn is_in_flight(flight: Flight) -> bool {
     modifier.is_some_and(|modifier| modifier.flight == flight as u32)
 }
 
+/// Whether the running thread was in such a flight.
 #[inline(always)]
-fn land(flight: Flight) {
-    if is_in_flight(flight) {
+fn land(flight: Flight) -> bool {
+    let flew = is_in_flight(flight);
+    if flew {
         let _ = IN_FLIGHT.remove(current_task() as u32);
     }
+    flew
 }
 
 /// Tracepoint `sys_exit(struct pt_regs *regs, long ret)`, 6.1 to 7.x: a system call has ended, whatever it
@@ -60,17 +64,24 @@ fn sys_exit(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+#[inline(always)]
+fn fault_ends() {
+    if land(Flight::Fault) {
+        page_is_writable();
+    }
+}
+
 /// The end of `do_page_mkwrite`, 6.1 to 7.x: the page is dirty, and locked until it can be stored to, so that
 /// a flush from now on either waits for it, or makes the next store fault again.
 #[fexit(function = "do_page_mkwrite")]
 fn mkwrite_ends(_ctx: FExitContext) -> i32 {
-    land(Flight::Fault);
+    fault_ends();
     0
 }
 
 /// The same once more, in case that the kernel skips the first ([`crate::seen`]).
 #[fexit(function = "do_page_mkwrite")]
 fn mkwrite_ends_again(_ctx: FExitContext) -> i32 {
-    land(Flight::Fault);
+    fault_ends();
     0
 }

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_current_comm,
-        generated::{bpf_send_signal, bpf_send_signal_thread},
+        generated::{bpf_ktime_get_ns, bpf_send_signal, bpf_send_signal_thread},
     },
 };
 use premod_common::{
@@ -45,7 +45,7 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
         EAGAIN
     } else if settings().mode != Mode::Hold as u32 {
         settings().errno
-    } else if task.must_run() || !hold(task, inode, op, now) {
+    } else if task.must_run() || !hold(task, inode, op, 0, now) {
         EBUSY
     } else if task.is_in_restartable_call() {
         return RESTART;
@@ -86,7 +86,7 @@ pub(crate) fn refuse_store(inode: InodeAddress, by_user: bool, now: u64) {
         } else if policy == MmapPolicy::Kill as u32 {
             kill(inode)
         } else {
-            hold(task, inode, Op::Mmap, now)
+            hold(task, inode, Op::Mmap, u64::MAX, now)
         };
     // Until they have stopped too, other threads can store to the page that the fault makes writable.
     if !kept_out || !by_user || task.threads() > 1 {
@@ -95,29 +95,59 @@ pub(crate) fn refuse_store(inode: InodeAddress, by_user: bool, now: u64) {
     }
 }
 
-/// Stops the running process before it returns to user mode.
+/// The fault is over that the running process was stopped in: from now on its page can be stored to, until the file is
+/// flushed again.
 #[inline(always)]
-fn hold(task: Running, inode: InodeAddress, op: Op, now: u64) -> bool {
+pub(crate) fn page_is_writable() {
+    let task = Running::now();
+    if let Some(held) = HELD.get_ptr_mut(task.process()) {
+        // SAFETY: the pointer comes from the map; no preconditions.
+        unsafe {
+            if (*held).writable == u64::MAX {
+                (*held).writable = bpf_ktime_get_ns();
+            }
+        }
+    }
+}
+
+/// Stops the running process before it returns to user mode. `writable` is [`HeldProcess::writable`].
+#[inline(always)]
+fn hold(task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> bool {
     let process = task.process();
     let started = task.started();
-    // A note of another process with this number, which has died while it was held, is void.
-    // SAFETY: a copy of a value that no program changes once it is there.
-    let known = unsafe { HELD.get(process) }.is_some_and(|held| held.started == started);
-    if !known {
-        let held = HeldProcess {
-            started,
-            since: now,
-            inode,
-            tid: current_task() as u32,
-            op: op as u8,
-            stopped_by_others: task.being_stopped_by(),
-            padding: 0,
-            comm: bpf_get_current_comm().unwrap_or_default(),
-        };
-        // Another thread of the process may have been faster, and notes the same.
-        if HELD.insert(process, held, 0).is_err() {
-            count!(unnoted);
-            return false;
+    let tid = current_task() as u32;
+    match HELD.get_ptr_mut(process) {
+        // SAFETY: the pointer comes from the map.
+        Some(held) if unsafe { (*held).started } == started => {
+            // Somebody has continued it, or another thread was held before.
+            if writable != 0 {
+                // SAFETY: as above.
+                unsafe {
+                    (*held).inode = inode;
+                    (*held).tid = tid;
+                    (*held).op = op as u8;
+                    (*held).writable = writable;
+                }
+            }
+        }
+        // A note of another process with this number, which has died while it was held, is void.
+        _ => {
+            let held = HeldProcess {
+                started,
+                since: now,
+                inode,
+                writable,
+                tid,
+                op: op as u8,
+                stopped_by_others: task.being_stopped_by(),
+                padding: 0,
+                comm: bpf_get_current_comm().unwrap_or_default(),
+            };
+            // Another thread of the process may have been faster, and notes the same.
+            if HELD.insert(process, held, 0).is_err() {
+                count!(unnoted);
+                return false;
+            }
         }
     }
     // To this thread, not to the process: a signal that is pending for the process already would not keep

@@ -56,6 +56,11 @@ pub(crate) static TALLY: Array<Tally> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static HELD: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HELD_MAX, 0);
 
+/// A page that a fault made writable before this time is protected again: nanoseconds of `CLOCK_MONOTONIC`. Written by user
+/// space only.
+#[map]
+pub(crate) static PROTECTED: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Modifiers that have passed their check while the switch was watching, by thread id; and, while it is
 /// closed, threads in a fault that they will be stopped after.
 #[map]

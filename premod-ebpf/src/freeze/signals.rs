@@ -1,11 +1,14 @@
 //! Who else stops and continues the processes that premod holds.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use premod_common::guard::{HeldProcess, Phase};
 
 use crate::{
+    guard,
     kernel::{current_process, load},
-    maps::{HELD, settings},
+    maps::{HELD, PROTECTED, count, settings},
     running::{SIGSTOP, SIGTTOU},
+    tell::tell_of,
 };
 
 const SIGCONT: u8 = 18;
@@ -33,15 +36,34 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     if ours {
         return 0;
     }
-    if let Some(held) = HELD.get_ptr_mut(process) {
-        // SAFETY: the pointer comes from the map.
-        unsafe {
-            if signal == SIGCONT {
-                (*held).stopped_by_others = 0;
-            } else if (*held).stopped_by_others != SIGSTOP {
-                (*held).stopped_by_others = signal;
-            }
+    let Some(held) = HELD.get_ptr_mut(process) else {
+        return 0;
+    };
+    // SAFETY: the pointer comes from the map.
+    unsafe {
+        if signal == SIGCONT {
+            (*held).stopped_by_others = 0;
+            continued(process, &*held);
+        } else if (*held).stopped_by_others != SIGSTOP {
+            (*held).stopped_by_others = signal;
         }
     }
     0
+}
+
+/// Somebody else continues a held process. A system call is refused once more; a store that was stopped in its fault can
+/// happen now, if the page is not protected again.
+#[inline(always)]
+fn continued(process: u32, held: &HeldProcess) {
+    let protected = PROTECTED.get(0).copied().unwrap_or(0);
+    if held.writable == 0 || held.writable < protected {
+        return;
+    }
+    guard::enter(|phase, _| {
+        if matches!(phase, Phase::Closed) {
+            count!(touches);
+            tell_of(process, held);
+        }
+        0
+    });
 }

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
 };
 use premod_common::{
     event::Op,
-    guard::{GuardRecord, Happening},
+    guard::{GuardRecord, Happening, HeldProcess},
     inode::InodeAddress,
 };
 
@@ -17,13 +17,13 @@ use crate::{
     maps::{HAPPENINGS, count},
 };
 
-/// Tells what the running task does to a guarded inode. What cannot be told is counted.
+/// Tells what the running task does to a guarded inode.
 #[inline(always)]
 pub(crate) fn tell(inode: InodeAddress, happening: Happening, op: Op, errno: u32) {
     let task = current_task();
-    // SAFETY: no preconditions; the record lives on the stack for the call.
-    let told = unsafe {
-        let record = GuardRecord {
+    // SAFETY: no preconditions.
+    let record = unsafe {
+        GuardRecord {
             mono_ns: bpf_ktime_get_ns(),
             inode,
             happening: happening as u32,
@@ -33,10 +33,39 @@ pub(crate) fn tell(inode: InodeAddress, happening: Happening, op: Op, errno: u32
             errno,
             uid: bpf_get_current_uid_gid() as u32,
             comm: bpf_get_current_comm().unwrap_or_default(),
-        };
+        }
+    };
+    send(&record);
+}
+
+/// Tells what another process may do from now on: store to a guarded inode, before which it had been stopped.
+#[inline(always)]
+pub(crate) fn tell_of(process: u32, held: &HeldProcess) {
+    // SAFETY: no preconditions.
+    let record = unsafe {
+        GuardRecord {
+            mono_ns: bpf_ktime_get_ns(),
+            inode: held.inode,
+            happening: Happening::Stored as u32,
+            op: Op::Mmap as u32,
+            pid: process,
+            tid: held.tid,
+            errno: 0,
+            uid: bpf_get_current_uid_gid() as u32,
+            comm: held.comm,
+        }
+    };
+    send(&record);
+}
+
+/// What cannot be told is counted.
+#[inline(always)]
+fn send(record: &GuardRecord) {
+    // SAFETY: the record lives through the call.
+    let told = unsafe {
         bpf_ringbuf_output(
             (&raw const HAPPENINGS).cast_mut().cast::<c_void>(),
-            (&raw const record).cast_mut().cast(),
+            (&raw const *record).cast_mut().cast(),
             GuardRecord::SIZE as u64,
             0,
         ) == 0

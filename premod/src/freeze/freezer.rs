@@ -392,8 +392,14 @@ impl Freezer {
     pub fn protect_again(&self) {
         let limit = Instant::now() + self.builder.timeout;
         let flusher = self.flusher.clone();
-        // If it fails, the page stays as it is, which only processes that write into others' memory can use.
-        tokio::spawn(async move { flusher.flush(limit).await });
+        let protected = self.guards.protected();
+        // If it fails, the page stays as it is: whoever continues its process is told of as a violation.
+        tokio::spawn(async move {
+            let began = events::now();
+            if matches!(flusher.flush(limit).await, Flushed::Done) {
+                protected.before(began.0);
+            }
+        });
     }
 
     /// Looks for violations that nobody tells: skipped programs, lost records, replaced files, the end of the
@@ -402,6 +408,9 @@ impl Freezer {
     /// # Errors
     /// If the kernel side cannot be asked.
     pub fn examine(&mut self) -> Result<Vec<Happened>, Error> {
+        // First, because whoever has changed a name was told of before he did it, and who he was is worth to know.
+        let mut replaced: Vec<usize> = (0..self.targets.len()).collect();
+        replaced.retain(|&number| !self.targets[number].is_in_its_place());
         let mut found: Vec<Happened> = std::iter::from_fn(|| self.next_told()).collect();
         let Some(frozen) = self.frozen else {
             return Ok(found);
@@ -424,10 +433,8 @@ impl Freezer {
             self.unseen = tally.touches;
             self.renamed = tally.renamed;
         }
-        for (number, target) in self.targets.iter().enumerate() {
-            if !target.is_in_its_place() {
-                found.push(violated(Why::Replaced, Some(number)));
-            }
+        for number in replaced {
+            found.push(violated(Why::Replaced, Some(number)));
         }
         if mono.0 >= frozen.deadline.0 {
             found.push(violated(Why::Expired, None));

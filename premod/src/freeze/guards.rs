@@ -5,7 +5,10 @@ use std::{
     hash::{BuildHasher, RandomState},
     os::fd::{AsRawFd, BorrowedFd},
     path::Path,
-    sync::atomic::{Ordering, fence},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{Ordering, fence},
+    },
     time::{Duration, Instant},
 };
 
@@ -154,6 +157,7 @@ pub(crate) struct Guards {
     guards: HashMap<MapData, InodeAddress, u32>,
     superblocks: HashMap<MapData, u64, u32>,
     names: HashMap<MapData, u64, u32>,
+    protected: Arc<Mutex<Array<MapData, u64>>>,
     in_flight: HashMap<MapData, u32, InFlight>,
     awaited: HashMap<MapData, u32, u32>,
     look: Array<MapData, Look>,
@@ -192,6 +196,7 @@ impl Guards {
             guards: take(&mut ebpf, "GUARDS")?,
             superblocks: take(&mut ebpf, "SUPERBLOCKS")?,
             names: take(&mut ebpf, "NAMES")?,
+            protected: Arc::new(Mutex::new(take(&mut ebpf, "PROTECTED")?)),
             in_flight: take(&mut ebpf, "IN_FLIGHT")?,
             awaited: take(&mut ebpf, "AWAITED")?,
             look: take(&mut ebpf, "LOOK")?,
@@ -331,6 +336,11 @@ impl Guards {
         Ok(look)
     }
 
+    /// Where to note that a flush which began at a time is over: pages that were writable before are not any more.
+    pub(crate) fn protected(&self) -> Protected {
+        Protected(Arc::clone(&self.protected))
+    }
+
     /// Modifiers in flight, by thread id.
     pub(crate) fn in_flight(&self) -> Vec<(u32, InFlight)> {
         self.in_flight.iter().flatten().collect()
@@ -357,6 +367,20 @@ impl Guards {
     /// The ring buffer of [`premod_common::guard::GuardRecord`]s, once.
     pub(crate) fn take_happenings(&mut self) -> Option<RingBuf<MapData>> {
         self.happenings.take()
+    }
+}
+
+/// Until when pages are protected again.
+pub(crate) struct Protected(Arc<Mutex<Array<MapData, u64>>>);
+
+impl Protected {
+    /// A flush that began then has ended.
+    pub(crate) fn before(&self, began: u64) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if map.get(&0, 0).is_ok_and(|known| known < began) {
+            // If it cannot be noted, a violation too many is told.
+            let _ = map.set(0, began, 0);
+        }
     }
 }
 

@@ -76,7 +76,7 @@ fn asked(device: &Path) -> Option<Id> {
     let device = File::open(device).ok()?;
     let mut info = [0u64; WORDS];
     // SAFETY: the kernel writes a structure of this size.
-    let result = unsafe { libc::ioctl(device.as_raw_fd(), GET_STATUS as _, info.as_mut_ptr()) };
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), GET_STATUS.into(), info.as_mut_ptr()) };
     (result == 0).then_some((info[0], info[1]))
 }
 

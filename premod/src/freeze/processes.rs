@@ -53,7 +53,7 @@ impl Stat {
     fn parse(text: &[u8]) -> Option<Self> {
         let name_ends = text.iter().rposition(|&byte| byte == b')')?;
         let mut fields = text[name_ends + 1..]
-            .split(|byte| byte.is_ascii_whitespace())
+            .split(u8::is_ascii_whitespace)
             .filter(|field| !field.is_empty());
         let state = *fields.next()?.first()?;
         // The flags are field 9, the beginning is field 22; the state was field 3.
@@ -100,7 +100,7 @@ pub(crate) fn whereabouts(pid: u32, thread: u32) -> Whereabouts {
 
 /// Where a thread is that sleeps in this system call: its number comes first, or the word `running`.
 fn asleep_in(call: &[u8]) -> Whereabouts {
-    let first = call.split(|byte| byte.is_ascii_whitespace()).next();
+    let first = call.split(u8::is_ascii_whitespace).next();
     match first.and_then(number::<i64>) {
         Some(call) if SLOW_CALLS.contains(&call) => Whereabouts::Inside,
         _ => Whereabouts::Outside,

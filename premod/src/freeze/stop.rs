@@ -37,6 +37,7 @@ pub(crate) fn stop(controls: &mut Controls, others: &Others, user: &User) -> Res
         started: user.started,
         since: events::now().0,
         inode: 0,
+        writable: 0,
         tid: user.pid,
         op: Op::Mmap as u8,
         stopped_by_others: 0,

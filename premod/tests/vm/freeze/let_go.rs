@@ -10,9 +10,10 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{
-    policies::{actor, outcome, terminate},
+    policies::{actor, freeze, outcome, records, terminate},
     premod::Freeze,
     process,
 };
@@ -21,6 +22,7 @@ use crate::{freeze::actor::Outcome, harness::Place, tests, workload::clean_file}
 tests! {
     Alone a_stop_of_the_terminals_that_stops_nobody_keeps_nobody_stopped,
     Alone who_was_stopped_by_others_too_stays_stopped,
+    Alone a_store_that_somebody_lets_through_is_told,
     Alone a_process_with_the_number_of_one_that_died_held_goes_on,
 }
 
@@ -91,6 +93,32 @@ fn who_was_stopped_by_others_too_stays_stopped(place: &Place) {
         assert_eq!(named, signal == Signal::STOP, "{ended:?}");
         process::signal(child.id(), Signal::CONT);
         assert!(process::wait(&mut child).success(), "{signal:?}");
+    }
+}
+
+/// Until premod has flushed the file again, the page of a held store can be stored to.
+fn a_store_that_somebody_lets_through_is_told(place: &Place) {
+    let mut store = actor(place, "store through an old mapping");
+    for lets_premod_flush in [true, false] {
+        store.look();
+        let mut freeze = freeze(&[&store], &["--mmap", "hold"]);
+        if !lets_premod_flush {
+            freeze.signal(Signal::STOP);
+        }
+        assert_eq!(outcome(&mut store), Outcome::Held);
+        if lets_premod_flush {
+            freeze.hear("that it is held", |line| line["type"] == "held");
+            thread::sleep(EFFECT);
+        }
+        process::signal(store.pid(), Signal::CONT);
+        thread::sleep(EFFECT);
+        assert_eq!(store.look(), [!lets_premod_flush]);
+        freeze.signal(Signal::CONT);
+        let ended = terminate(freeze).expect(if lets_premod_flush { 0 } else { 17 });
+        let told = records(&ended, "violated");
+        let is = |line: &&Value| line["pid"] == store.pid() && line["op"] == "mmap";
+        assert_eq!(told.iter().any(is), !lets_premod_flush, "{ended:?}");
+        process::wait_for("it goes on", || store.outcome() == Outcome::Made);
     }
 }
 
