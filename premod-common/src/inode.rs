@@ -82,10 +82,24 @@ pub struct Enrolled {
     pub bdi: u64,
     /// `s_magic` of the superblock.
     pub magic: u64,
+    /// Address of the mount namespace that the file was opened in.
+    pub mount_namespace: u64,
     /// `xa_flags` of the mapping.
     pub mapping_flags: u32,
     /// The asking process, in the initial pid namespace.
     pub tgid: u32,
+}
+
+/// What is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Scoped {
+    /// Every inode.
+    Everything = 0,
+    /// What lies below a root in the scope map.
+    Below = 1,
+    /// What does not lie below an excluded one.
+    AllBut = 2,
 }
 
 /// A directory or file whose inode stands in the scope map.
@@ -96,6 +110,11 @@ pub enum ScopeRoot {
     File = 1,
     /// The directory's subtree.
     Directory = 2,
+    /// The directory's subtree is left out, but for roots below it. What is mounted below it is not: whoever mounts
+    /// chooses where.
+    Excluded = 3,
+    /// The same for a whole filesystem whose root the directory is.
+    ExcludedFilesystem = 4,
 }
 
 #[cfg(feature = "user")]
@@ -106,7 +125,7 @@ mod pod {
     unsafe impl aya::Pod for super::Enrolled {}
 }
 
-const _: () = assert!(size_of::<TrackedInode>() == 48 && size_of::<Enrolled>() == 32);
+const _: () = assert!(size_of::<TrackedInode>() == 48 && size_of::<Enrolled>() == 40);
 
 #[cfg(test)]
 mod tests {

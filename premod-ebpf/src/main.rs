@@ -14,6 +14,7 @@
 
 mod arguments;
 mod atomic;
+mod cgroup;
 mod directories;
 mod emit;
 mod facts;

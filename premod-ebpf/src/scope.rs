@@ -4,11 +4,12 @@
 //! epoch that it holds for. Ancestors are followed beyond the root of a bind mount, because the file is in
 //! the subtree by whatever mount it was opened; and from the root of a filesystem to its mount point,
 //! because a filesystem mounted below a traced directory belongs to the subtree too. A file with several
-//! names is inside if any name that the kernel has in memory is.
+//! names is inside if any name that the kernel has in memory is. An excluded directory ends the walk as the top does;
+//! but not one that is met beyond a mount: where a file is mounted is the choice of whoever does it.
 
 use core::ptr::{read_volatile, write_volatile};
 
-use premod_common::inode::{ScopeRoot, TrackedInode, Verdict};
+use premod_common::inode::{ScopeRoot, Scoped, TrackedInode, Verdict};
 
 use crate::{
     atomic::{compare_and_swap, exchange},
@@ -125,6 +126,7 @@ extern "C" fn walk_from(inode: u64, dentry: u64, mount: u64, alias: u64) -> u64 
             mount,
             mount_root: 0,
             length: 0,
+            mounts: 0,
             alias,
             outcome: UNFINISHED,
         };
@@ -142,30 +144,52 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: the slot is taken for as long as the loop runs.
     let walk = unsafe { &mut (*scratch).walk };
     let inode = read(walk.dentry + u64::from(fact!(dentry_d_inode)));
-    // SAFETY: as in `find_out`.
-    if unsafe { SCOPE.get(inode) }.is_some_and(|root| *root == ScopeRoot::Directory as u32) {
+    // SAFETY: as in `walk_from`.
+    let root = unsafe { SCOPE.get(inode) }.copied().unwrap_or(0);
+    if root == ScopeRoot::Directory as u32 {
         walk.outcome = INSIDE;
         return 1;
     }
     let parent = read(walk.dentry + u64::from(fact!(dentry_d_parent)));
+    if is_excluded(root, parent == walk.dentry) && walk.mounts == 0 {
+        return try_next_name(walk);
+    }
     if parent != walk.dentry && parent != 0 {
         walk.dentry = parent;
         return 0;
     }
     if walk.mount == 0 {
-        return try_next_name(walk);
+        return at_the_top(walk);
     }
     let mount = walk.mount - u64::from(fact!(mount_mnt));
     let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
     if parent == mount || parent == 0 {
-        return try_next_name(walk);
+        return at_the_top(walk);
     }
     walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
     walk.mount = parent + u64::from(fact!(mount_mnt));
+    walk.mounts += 1;
     0
 }
 
-/// Arrived at the top without meeting a root: goes on with another name of the inode, if it has one.
+/// Whether a directory with this entry in the scope map leaves out what is below it.
+#[inline(always)]
+fn is_excluded(root: u32, is_filesystem: bool) -> bool {
+    root == ScopeRoot::Excluded as u32
+        || root == ScopeRoot::ExcludedFilesystem as u32 && is_filesystem
+}
+
+/// Arrived at the top without meeting a root.
+#[inline(always)]
+fn at_the_top(walk: &mut Walk) -> i64 {
+    if setting!(scoped) == Scoped::AllBut as u32 {
+        walk.outcome = INSIDE;
+        return 1;
+    }
+    try_next_name(walk)
+}
+
+/// By this name the inode is outside: goes on with another, if it has one.
 #[inline(always)]
 fn try_next_name(walk: &mut Walk) -> i64 {
     if walk.alias == 0 {
@@ -174,6 +198,7 @@ fn try_next_name(walk: &mut Walk) -> i64 {
     }
     walk.dentry = walk.alias - u64::from(fact!(dentry_d_alias));
     walk.mount = 0;
+    walk.mounts = 0;
     walk.alias = read(walk.alias + u64::from(fact!(hlist_node_next)));
     0
 }

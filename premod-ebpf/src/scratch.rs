@@ -63,6 +63,8 @@ pub(crate) struct Walk {
     pub(crate) mount: u64,
     pub(crate) mount_root: u64,
     pub(crate) length: u64,
+    /// How many mounts it has left.
+    pub(crate) mounts: u64,
     /// The next name of the inode to try: address of a dentry's `d_alias`.
     pub(crate) alias: u64,
     pub(crate) outcome: u64,

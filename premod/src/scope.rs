@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::{
     error::Error,
+    excluded::Excluded,
     kernel::enrol::{Enroller, Learnt},
     mounts,
 };
@@ -71,20 +72,28 @@ impl Root {
 /// The scope map and what keeps it true.
 pub(crate) struct Scope {
     roots: Vec<Root>,
+    excluded: Excluded,
     map: HashMap<MapData, InodeAddress, u32>,
     epoch: Array<MapData, u64>,
 }
 
 impl Scope {
-    /// Puts the PATHs, and whatever is mounted below them, into the kernel's map.
+    /// Puts the PATHs, whatever is mounted below them, and what is left out, into the kernel's map.
     pub(crate) fn enrol(
         roots: Vec<Root>,
+        excluded: Excluded,
         map: HashMap<MapData, InodeAddress, u32>,
         epoch: Array<MapData, u64>,
         enroller: &mut Enroller,
         learnt: &Learnt,
     ) -> Result<Self, Error> {
-        let mut scope = Self { roots, map, epoch };
+        let mut scope = Self {
+            roots,
+            excluded,
+            map,
+            epoch,
+        };
+        scope.excluded.check(enroller)?;
         let files: Vec<_> = scope.roots.iter().map(|root| root.file.as_fd()).collect();
         let answers = enroller.ask(&files)?;
         for (root, answer) in scope.roots.iter().zip(&answers) {
@@ -92,16 +101,24 @@ impl Scope {
             insert(&mut scope.map, answer.inode, root.kind)?;
         }
         scope.enrol_mounts(enroller)?;
+        scope.excluded.enrol(&mut scope.map, enroller)?;
         Ok(scope)
     }
 
     /// The mount table has changed: what is mounted below a PATH belongs to it, and what was decided
     /// about files has to be decided again.
     pub(crate) fn mounts_changed(&mut self, enroller: &mut Enroller) -> Result<(), Error> {
+        self.excluded.retract(&mut self.map);
         self.enrol_mounts(enroller)?;
+        self.excluded.enrol(&mut self.map, enroller)?;
         let failed = |error| Error::kernel("cannot update the scope", &error);
         let epoch = self.epoch.get(&0, 0).map_err(failed)?;
         self.epoch.set(0, epoch + 1, 0).map_err(failed)
+    }
+
+    /// Whether something else has the name of a place that is left out: then it is as if the mounts had changed.
+    pub(crate) fn excluded_have_moved(&mut self) -> bool {
+        self.excluded.have_moved()
     }
 
     fn enrol_mounts(&mut self, enroller: &mut Enroller) -> Result<(), Error> {

@@ -4,8 +4,9 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::inode::Enrolled;
 
 use crate::{
-    kernel::{File, current_process},
+    kernel::{File, current_process, untyped},
     maps::{ENROLLED, setting},
+    path::namespace_of,
 };
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
@@ -18,12 +19,14 @@ fn security_file_fcntl(ctx: FEntryContext) -> i32 {
     if argument != setting!(nonce) {
         return 0;
     }
-    let inode = File(ctx.arg(0)).inode();
+    let file = File(ctx.arg(0));
+    let inode = file.inode();
     let superblock = inode.superblock();
     let answer = Enrolled {
         inode: inode.address(),
         bdi: superblock.bdi(),
         magic: superblock.magic(),
+        mount_namespace: namespace_of(untyped(file.place().mount)),
         mapping_flags: inode.mapping_flags(),
         tgid: current_process(),
     };

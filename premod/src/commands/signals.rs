@@ -11,7 +11,7 @@ use super::inherited::is_ignored;
 /// The signals that end a command.
 const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
-/// Those of them that this process listens to. What was ignored when it was started stays ignored.
+/// Those of them that this process listens to. What it ignores stays ignored: SIGHUP under nohup.
 pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {

@@ -156,6 +156,8 @@ pub struct Learnt {
     pub untracked_bdi: u64,
     /// premod's process id in the initial pid namespace.
     pub own_pid: u32,
+    /// premod's own mount namespace.
+    pub mount_namespace: u64,
 }
 
 /// Learns what BTF does not tell, and completes the table of facts where an old kernel needs it.
@@ -177,6 +179,7 @@ pub fn learn(
     let learnt = Learnt {
         untracked_bdi: answer[0].bdi,
         own_pid: answer[0].tgid,
+        mount_namespace: answer[0].mount_namespace,
     };
     if table.facts.mapping_dirty_mark == 0 {
         let mark = scratch_mark(places, |file| {

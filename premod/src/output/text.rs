@@ -75,6 +75,9 @@ pub(super) fn sample() -> crate::events::FirstDirty {
             deleted: false,
             cut: false,
             in_filesystem: false,
+            foreign: false,
+            mount_point: false,
+            several_names: false,
         },
         key: InodeKey {
             device: Device { major: 8, minor: 1 },
@@ -92,6 +95,7 @@ pub(super) fn sample() -> crate::events::FirstDirty {
         uid: 70,
         gid: 71,
         cgroup: 4242,
+        in_cgroup: false,
     }
 }
 

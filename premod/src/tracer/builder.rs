@@ -4,9 +4,12 @@ use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, MapError, RingBuf},
+    maps::{HashMap, Map, MapData, MapError, RingBuf},
 };
-use premod_common::{facts::Settings, inode::TRACKED_MAX};
+use premod_common::{
+    facts::Settings,
+    inode::{Scoped, TRACKED_MAX},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{MissedTickBehavior, interval},
@@ -16,6 +19,7 @@ use super::{LOOK_INTERVAL, Summary, Tracer, batches_in};
 use crate::{
     error::Error,
     events::{Decoder, Duplicates, Losses, Skippable},
+    excluded::Excluded,
     kernel::{
         attach::{self, Attachment, HOOKS, Hook},
         btf::Btf,
@@ -39,6 +43,8 @@ pub const DEFAULT_PERIOD: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct TracerBuilder {
     paths: Vec<PathBuf>,
+    excluded: Vec<PathBuf>,
+    cgroups: Vec<u64>,
     buffer_size: u32,
     period: Duration,
     include_own: bool,
@@ -49,6 +55,8 @@ impl TracerBuilder {
     pub(super) fn new() -> Self {
         Self {
             paths: Vec::new(),
+            excluded: Vec::new(),
+            cgroups: Vec::new(),
             buffer_size: DEFAULT_BUFFER_SIZE,
             period: DEFAULT_PERIOD,
             include_own: false,
@@ -68,6 +76,21 @@ impl TracerBuilder {
     #[must_use]
     pub fn paths(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
         self.paths.extend(paths);
+        self
+    }
+
+    /// Leaves out everything below this directory, by whatever path it is reached.
+    #[must_use]
+    pub fn exclude(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.excluded.push(directory.into());
+        self
+    }
+
+    /// Lets events say whether they are caused in the cgroup with this id or below it:
+    /// [`FirstDirty::in_cgroup`](crate::events::FirstDirty::in_cgroup). Several can be asked for.
+    #[must_use]
+    pub fn cgroup(mut self, id: u64) -> Self {
+        self.cgroups.push(id);
         self
     }
 
@@ -123,6 +146,7 @@ impl TracerBuilder {
             .iter()
             .map(|path| Root::open(path))
             .collect::<Result<_, _>>()?;
+        let excluded = Excluded::open(&self.excluded, &self.paths)?;
         let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {
             release: release(),
             source,
@@ -133,8 +157,13 @@ impl TracerBuilder {
         let mut table = facts::gather(&btf);
         tracing::debug!("gathered {} facts from BTF", table.list.len());
         let mut attached = Vec::new();
-        let scoped = !roots.is_empty();
-        let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
+        let scoped = match (roots.is_empty(), excluded.is_empty()) {
+            (true, true) => Scoped::Everything,
+            (true, false) => Scoped::AllBut,
+            (false, _) => Scoped::Below,
+        };
+        let is_scoped = scoped != Scoped::Everything;
+        let needed = |hook: &&Hook| hook.when.applies(is_scoped, &environment);
         for hook in HOOKS.iter().filter(needed) {
             match hook.choose(&btf, &environment) {
                 Some(way) => attached.push(way),
@@ -171,9 +200,10 @@ impl TracerBuilder {
                 overlay_magic: OVERLAY_MAGIC,
                 period: u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX),
                 own_pid: learnt.own_pid,
-                scoped: scoped.into(),
+                mount_namespace: learnt.mount_namespace,
+                scoped: scoped as u32,
                 include_own: self.include_own.into(),
-                padding: 0,
+                cgroups: (!self.cgroups.is_empty()).into(),
             },
             buffer_size: ring_size(self.buffer_size)?,
             inodes: TRACKED_MAX,
@@ -181,16 +211,17 @@ impl TracerBuilder {
         };
         let mut ebpf = loader.object(&setup, &environment)?;
         tracing::debug!("created the maps");
-        let scope = if scoped {
+        let scope = if is_scoped {
             let map = typed(take(&mut ebpf, "SCOPE")?)?;
             let epoch = typed(take(&mut ebpf, ".data.epoch")?)?;
             Some((
-                Scope::enrol(roots, map, epoch, &mut enroller, &learnt)?,
+                Scope::enrol(roots, excluded, map, epoch, &mut enroller, &learnt)?,
                 Mounts::watch().ok(),
             ))
         } else {
             None
         };
+        ask_for_cgroups(&mut ebpf, &self.cgroups)?;
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
         let counters = typed(take(&mut ebpf, "COUNTERS")?)?;
 
@@ -229,12 +260,26 @@ impl TracerBuilder {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
-    ebpf.take_map(name)
-        .ok_or_else(|| Error::BadValue(format!("the object has no map {name}")))
+/// Tells the programs which cgroups are asked for.
+fn ask_for_cgroups(ebpf: &mut Ebpf, cgroups: &[u64]) -> Result<(), Error> {
+    let map = ebpf.map_mut("CGROUPS").ok_or_else(|| no_map("CGROUPS"))?;
+    let mut map: HashMap<_, u64, u32> = typed(map)?;
+    for id in cgroups {
+        map.insert(id, 0, 0)
+            .map_err(|error| Error::kernel("cannot ask for so many cgroups", &error))?;
+    }
+    Ok(())
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
+    ebpf.take_map(name).ok_or_else(|| no_map(name))
+}
+
+fn no_map(name: &str) -> Error {
+    Error::BadValue(format!("the object has no map {name}"))
+}
+
+fn typed<M, T: TryFrom<M, Error = MapError>>(map: M) -> Result<T, Error> {
     T::try_from(map).map_err(|error| Error::kernel("cannot use a BPF map", &error))
 }
 

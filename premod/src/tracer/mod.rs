@@ -246,7 +246,7 @@ impl Tracer {
 
     fn look_at_mounts(&mut self) {
         if let Some((scope, Some(mounts))) = &mut self.scope
-            && mounts.have_changed()
+            && (mounts.have_changed() | scope.excluded_have_moved())
             && let Err(error) = scope
                 .mounts_changed(&mut self.enroller)
                 .and_then(|()| self.enroller.rest())

@@ -4,19 +4,23 @@
 //! `premod-vm-test [FILTER]` prints a JSON verdict per test; other words make it the program under trace.
 
 mod accounting;
+mod cgroups;
 mod command;
 mod coverage;
 mod detached;
 mod diagnosis;
 mod directories;
+mod excluded;
 mod first_dirty;
 mod freeze;
 mod harness;
 mod hostile;
 mod identity;
+mod jobs;
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod maps;
 mod paths;
+mod privileges;
 mod races;
 mod refusals;
 mod shell;
@@ -36,6 +40,9 @@ fn tests() -> Vec<Test> {
         silence::TESTS,
         paths::TESTS,
         directories::TESTS,
+        excluded::TESTS,
+        cgroups::TESTS,
+        privileges::TESTS,
         identity::TESTS,
         hostile::TESTS,
         accounting::TESTS,
@@ -45,6 +52,7 @@ fn tests() -> Vec<Test> {
         skips::TESTS,
         command::TESTS,
         shell::TESTS,
+        jobs::TESTS,
         diagnosis::TESTS,
         refusals::TESTS,
     ]

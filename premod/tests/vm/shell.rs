@@ -36,7 +36,7 @@ tests! {
     Alone a_reader_who_stands_still_keeps_no_trace_from_its_end,
     Alone a_reader_who_stands_still_keeps_no_freeze_from_its_end,
     Alone a_terminal_that_stands_still_keeps_nothing_from_its_end,
-    Alone what_was_ignored_at_the_start_stays_ignored,
+    Alone a_hangup_stays_ignored_under_nohup_and_all_else_for_the_command,
     Alone each_ctrl_c_reaches_the_command_once,
     Alone many_files_need_no_higher_limit,
     Alone what_an_output_held_stays_until_all_else_is_right,
@@ -165,7 +165,7 @@ fn a_reader_who_stands_still_keeps_no_freeze_from_its_end(place: &Place) {
 }
 
 /// A terminal, and what a program on it sees of it.
-fn terminal() -> (OwnedFd, File) {
+pub(crate) fn terminal() -> (OwnedFd, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&master)
         .and_then(|()| unlockpt(&master))
@@ -179,6 +179,16 @@ fn terminal() -> (OwnedFd, File) {
         .open(name.to_str().expect("ASCII"))
         .expect("a terminal");
     (master, slave)
+}
+
+/// In a child: it leads a session, whose terminal is the one on its stdin.
+pub(crate) fn lead() -> io::Result<()> {
+    rustix::process::setsid()?;
+    // SAFETY: numbers only.
+    match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn a_terminal_that_stands_still_keeps_nothing_from_its_end(place: &Place) {
@@ -229,19 +239,18 @@ fn ignoring<'a>(command: &'a mut Command, signals: &'static [i32]) -> &'a mut Co
     unsafe { command.pre_exec(ignore) }
 }
 
-fn what_was_ignored_at_the_start_stays_ignored(place: &Place) {
+fn a_hangup_stays_ignored_under_nohup_and_all_else_for_the_command(place: &Place) {
     let here = plain(&place.directory);
     let signals = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD];
     let mut command = premod(&["trace", "--json", here]);
     let mut child = ignoring(&mut command, signals).spawn().expect("premod");
     let stderr = hear(&mut child, "premod: tracing ");
-    for one in [Signal::HUP, Signal::INT, Signal::QUIT] {
-        signal(child.id(), one);
-    }
+    signal(child.id(), Signal::HUP);
     sleep(Duration::from_secs(1));
     fs::write(place.file("afterwards"), "x").expect("writing");
     sleep(Duration::from_secs(1));
-    signal(child.id(), Signal::TERM);
+    // As whoever has put it into the background of a script ends it.
+    signal(child.id(), Signal::INT);
     let (code, said) = end(child, stderr);
     assert_eq!((code, number_before(&said, " events, ")), (0, 1), "{said}");
 
@@ -291,14 +300,6 @@ fn each_ctrl_c_reaches_the_command_once(place: &Place) {
         let arguments = [arguments, &["--", "sh", "-c", &script]].concat();
         let mut command = premod(&arguments);
         command.stdin(slave).stdout(Stdio::null());
-        let lead = || {
-            rustix::process::setsid()?;
-            // SAFETY: the terminal on stdin becomes this session's.
-            match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
         // SAFETY: the closure makes two system calls and touches no memory of the parent.
         unsafe { command.pre_exec(lead) };
         let mut child = command.spawn().expect("premod");
