@@ -1,6 +1,6 @@
 //! The records in the ring buffer.
 //!
-//! Each begins with its [`RecordKind`] and the length of the names that follow its fixed part: components of a path,
+//! Each begins with its [`RecordKind`], what filters ask for (the `MARK_…` bits), and the length of the names that follow its fixed part: components of a path,
 //! leaf first, each ended by a NUL byte. User space turns them round.
 //!
 //! A path is told once for each directory: a [`DirectoryRecord`] gives the directory a token, and the
@@ -8,9 +8,9 @@
 //! those that use its token, so that it is read before them; but a task can be preempted between taking a token
 //! and using it, so that a token may come up again long after newer ones.
 
-/// What a record is. Its first four bytes.
+/// What a record is. Its first two bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum RecordKind {
     /// A [`FirstDirtyRecord`].
     FirstDirty = 1,
@@ -96,6 +96,15 @@ pub const FLAG_RANGE: u8 = 1 << 6;
 /// There was no room to track the inode: this generation may be announced again.
 pub const FLAG_UNTRACKED: u8 = 1 << 7;
 
+/// Of a file: the change is caused in one of the cgroups that are asked for, or below one.
+pub const MARK_IN_CGROUP: u16 = 1 << 0;
+/// Of a file: it has several names, of which the path is one.
+pub const MARK_SEVERAL_NAMES: u16 = 1 << 1;
+/// Of a directory: the path is what another mount namespace than premod's own calls it.
+pub const MARK_FOREIGN: u16 = 1 << 2;
+/// Of a directory that is told for one event: the file's own name is a mount point's, on which the file is mounted.
+pub const MARK_MOUNT_POINT: u16 = 1 << 3;
+
 /// `length` of a range that reaches to the end of the file, wherever that is.
 pub const TO_THE_END: u64 = u64::MAX;
 
@@ -117,7 +126,9 @@ pub const DIRECTORIES_REMEMBERED: usize = 8192;
 #[repr(C)]
 pub struct FirstDirtyRecord {
     /// [`RecordKind::FirstDirty`] as a number.
-    pub kind: u32,
+    pub kind: u16,
+    /// The `MARK_…` bits.
+    pub marks: u16,
     /// Bytes of path components that follow the record.
     pub names_length: u16,
     /// [`Op`] as a number.
@@ -171,7 +182,8 @@ impl FirstDirtyRecord {
 impl Default for FirstDirtyRecord {
     fn default() -> Self {
         Self {
-            kind: RecordKind::FirstDirty as u32,
+            kind: RecordKind::FirstDirty as u16,
+            marks: 0,
             names_length: 0,
             op: Op::Unknown as u8,
             flags: 0,
@@ -201,7 +213,9 @@ impl Default for FirstDirtyRecord {
 #[repr(C)]
 pub struct DirectoryRecord {
     /// [`RecordKind::Directory`] as a number.
-    pub kind: u32,
+    pub kind: u16,
+    /// [`MARK_FOREIGN`] and [`MARK_MOUNT_POINT`].
+    pub marks: u16,
     /// Bytes of path components that follow the record; none for the root.
     pub names_length: u16,
     /// [`FLAG_PATH_CUT`] and [`FLAG_PATH_IN_FS`].
@@ -224,7 +238,8 @@ impl DirectoryRecord {
 impl Default for DirectoryRecord {
     fn default() -> Self {
         Self {
-            kind: RecordKind::Directory as u32,
+            kind: RecordKind::Directory as u16,
+            marks: 0,
             names_length: 0,
             flags: 0,
             padding: 0,
@@ -251,9 +266,9 @@ impl<'a> Item<'a> {
     #[must_use]
     #[inline]
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        const FIRST_DIRTY: u32 = RecordKind::FirstDirty as u32;
-        const DIRECTORY: u32 = RecordKind::Directory as u32;
-        match u32::from_ne_bytes(*bytes.first_chunk()?) {
+        const FIRST_DIRTY: u16 = RecordKind::FirstDirty as u16;
+        const DIRECTORY: u16 = RecordKind::Directory as u16;
+        match u16::from_ne_bytes(*bytes.first_chunk()?) {
             FIRST_DIRTY => {
                 // SAFETY: every bit pattern is a valid record: integers and arrays of bytes.
                 let (record, rest) = unsafe { split::<FirstDirtyRecord>(bytes) }?;
@@ -363,7 +378,7 @@ mod tests {
 
     #[test]
     fn decode_refuses_what_nobody_writes() {
-        for kind in [0, 3, 1 << 16, u32::MAX] {
+        for kind in [0, 3, 1 << 8, u16::MAX] {
             let record = FirstDirtyRecord {
                 kind,
                 ..FirstDirtyRecord::default()

@@ -144,16 +144,16 @@ pub struct Settings {
     pub overlay_magic: u64,
     /// After how many nanoseconds a change that left no dirty page counts as written back.
     pub period: u64,
-    /// Address of premod's own mount namespace, whose mounts decide what a PATH leads to.
+    /// Address of premod's own mount namespace, whose mounts decide what a PATH leads to; 0 when not known yet.
     pub namespace: u64,
     /// premod's own process id in the initial pid namespace.
     pub own_pid: u32,
-    /// Non-zero: only inodes below the roots in the scope map are traced.
+    /// [`crate::inode::Scoped`] as a number.
     pub scoped: u32,
     /// Non-zero: premod's own modifications are announced too.
     pub include_own: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// Non-zero: events say whether they are caused in one of the cgroups that are asked for.
+    pub cgroups: u32,
 }
 
 impl Settings {

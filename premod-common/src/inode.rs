@@ -106,6 +106,18 @@ pub struct Enrolled {
     pub namespace: u64,
 }
 
+/// What is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Scoped {
+    /// Every inode.
+    Everything = 0,
+    /// What lies below a root in the scope map.
+    Below = 1,
+    /// What does not lie below an excluded one.
+    AllBut = 2,
+}
+
 /// A directory or file whose inode stands in the scope map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -114,6 +126,11 @@ pub enum ScopeRoot {
     File = 1,
     /// The directory's subtree.
     Directory = 2,
+    /// The directory's subtree is left out, but for roots below it. What is mounted below it is not: whoever mounts
+    /// chooses where.
+    Excluded = 3,
+    /// The same for a whole filesystem whose root the directory is.
+    ExcludedFilesystem = 4,
 }
 
 #[cfg(feature = "user")]

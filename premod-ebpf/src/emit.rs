@@ -14,7 +14,8 @@ use aya_ebpf::helpers::{
 use aya_log_ebpf::debug;
 use premod_common::{
     event::{
-        FLAG_PRE, FLAG_RANGE, FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, NAME_SPACE, RecordKind,
+        FLAG_PRE, FLAG_RANGE, FLAG_RETRY, FLAG_UNTRACKED, FirstDirtyRecord, MARK_SEVERAL_NAMES,
+        NAME_SPACE, RecordKind,
     },
     generation::{self, Step, Word},
     inode::TrackedInode,
@@ -22,6 +23,7 @@ use premod_common::{
 
 use crate::{
     atomic::compare_and_swap,
+    cgroup,
     kernel::{Inode, Place, current_task},
     maps::{Count, EVENTS, count},
     path,
@@ -55,7 +57,12 @@ pub(crate) fn announce(
     // SAFETY: the slot is ours until it is released.
     unsafe {
         let record = &raw mut (*scratch).record;
-        (*record).kind = RecordKind::FirstDirty as u32;
+        (*record).kind = RecordKind::FirstDirty as u16;
+        (*record).marks = if inode.has_links() {
+            MARK_SEVERAL_NAMES
+        } else {
+            0
+        };
         (*record).op = change.op;
         (*record).generation = outcome.generation();
         (*record).inode_address = inode.address();
@@ -98,6 +105,7 @@ extern "C" fn deliver(scratch: *mut Scratch, entry: *mut TrackedInode) -> u64 {
                 (read_volatile(&raw const (*entry).announced), (*entry).born)
             };
         (*record).cgroup = bpf_get_current_cgroup_id();
+        cgroup::mark(scratch);
         let task = current_task();
         (*record).pid = (task >> 32) as u32;
         (*record).tid = task as u32;

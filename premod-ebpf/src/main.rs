@@ -15,6 +15,7 @@
 mod arguments;
 mod atomic;
 mod call;
+mod cgroup;
 mod directories;
 mod emit;
 mod facts;

@@ -36,6 +36,9 @@ pub(crate) static SCOPE: HashMap<InodeAddress, u32> =
 #[map]
 pub(crate) static NAMES: HashMap<WatchedName, Watched> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+/// Ids of the cgroups that are asked for together with those below them.
+#[map]
+pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// When each filesystem was last synced as a whole, by the address of its superblock. If one falls out,
 /// changes on it that left no dirty page are announced again later than they could be.

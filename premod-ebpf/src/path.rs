@@ -8,14 +8,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str, bpf_ringbuf_output};
 use premod_common::event::{
-    DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, NAME_SPACE, NAMES_MAX,
-    RecordKind, SEARCH_MAX, WALK_MAX,
+    DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, MARK_FOREIGN, MARK_MOUNT_POINT,
+    NAME_SPACE, NAMES_MAX, RecordKind, SEARCH_MAX, WALK_MAX,
 };
 
 use crate::{
     directories::{self, Identity},
     kernel::{Inode, Place, load, read, read_u32, untyped},
-    maps::{EVENTS, fact},
+    maps::{EVENTS, fact, setting},
     scratch::{Located, Scratch, Walk, walk_up},
 };
 
@@ -206,6 +206,7 @@ extern "C" fn find_directory(scratch: *mut Scratch) -> u64 {
             mount: (*file).mount,
             mount_root: root_of((*file).mount),
             length: 0,
+            mounts: 0,
             outcome: UNFINISHED,
         };
     }
@@ -258,13 +259,21 @@ extern "C" fn tell_directory(scratch: *mut Scratch) -> u64 {
     }
     // SAFETY: the caller's slot; `directory_names.len()` after `directory` bounds the size of the output.
     unsafe {
+        let mut marks = 0;
+        if is_foreign((*scratch).file.mount) {
+            marks |= MARK_FOREIGN;
+        }
+        if (*scratch).walk.mounts != 0 {
+            marks |= MARK_MOUNT_POINT;
+        }
         (*scratch).walk.outcome = UNFINISHED;
         walk_up(scratch, WALK_MAX, step);
         let outcome = (*scratch).walk.outcome;
         let length = (*scratch).walk.length.min((NAMES_MAX + NAME_SPACE) as u64);
         let token = directories::new_token();
         let directory = &raw mut (*scratch).directory;
-        (*directory).kind = RecordKind::Directory as u32;
+        (*directory).kind = RecordKind::Directory as u16;
+        (*directory).marks = marks;
         (*directory).names_length = length as u16;
         (*directory).flags = match outcome {
             AT_ROOT => 0,
@@ -309,12 +318,24 @@ unsafe fn read_text(to: *mut [u8; 16], from: u64) {
 /// its own (overlayfs one for each layer), and unmounted ones live on in open files: from those no way leads to a root.
 #[inline(always)]
 fn changes_of_namespace(mount: u64) -> u64 {
-    let namespace = read(mount - u64::from(fact!(mount_mnt)) + u64::from(fact!(mount_mnt_ns)));
+    let namespace = namespace_of(mount);
     // MNT_NS_INTERNAL is ERR_PTR(-EINVAL).
     if namespace == 0 || namespace >= u64::MAX - MAX_ERRNO {
         return UNMOUNTED;
     }
     read(namespace + u64::from(fact!(mnt_namespace_event)))
+}
+
+/// Address of the mount's namespace.
+#[inline(always)]
+pub(crate) fn namespace_of(mount: u64) -> u64 {
+    read(mount - u64::from(fact!(mount_mnt)) + u64::from(fact!(mount_mnt_ns)))
+}
+
+/// Whether the names of mount points above this mount are the choice of others than those who run premod.
+#[inline(always)]
+fn is_foreign(mount: u64) -> bool {
+    mount != 0 && namespace_of(mount) != setting!(namespace)
 }
 
 /// The mount is in no namespace.
@@ -362,6 +383,7 @@ unsafe fn climb(scratch: *mut Scratch, place: *mut u8) -> Next {
         }
         walk.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
         walk.mount = parent + u64::from(fact!(mount_mnt));
+        walk.mounts += 1;
         walk.mount_root = read(walk.mount + u64::from(fact!(vfsmount_mnt_root)));
         return Next::Onwards;
     }

@@ -72,6 +72,8 @@ pub(crate) struct Walk {
     pub(crate) mount: u64,
     pub(crate) mount_root: u64,
     pub(crate) length: u64,
+    /// How many mounts it has left.
+    pub(crate) mounts: u64,
     pub(crate) outcome: u64,
 }
 

@@ -61,6 +61,14 @@ pub enum Error {
         /// What the kernel answered.
         source: std::io::Error,
     },
+    /// A place that is to be left out cannot be opened.
+    #[error("cannot leave out {}: {source}", path.display())]
+    BadPlace {
+        /// The place.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: std::io::Error,
+    },
     /// A PATH is neither a regular file nor a directory.
     #[error(
         "cannot trace {}: it is a {kind}; give a regular file or a directory", path.display()

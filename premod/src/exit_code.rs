@@ -54,7 +54,7 @@ impl From<&Error> for ExitCode {
             Error::Unseen { .. } | Error::Stacked { .. } => Self::Unseen,
             Error::NotFreezable { code, .. } => *code,
             Error::NotFrozenInTime { .. } => Self::NotFrozenInTime,
-            Error::BadValue(_) => Self::Usage,
+            Error::BadValue(_) | Error::BadPlace { .. } => Self::Usage,
             Error::Busy { .. } => Self::Busy,
             Error::NotFrozen { .. } => Self::NotFrozen,
             Error::TooManyFiles { .. } | Error::TooManyToFreeze { .. } => Self::TooManyFiles,

@@ -139,8 +139,9 @@ fn word() -> impl Strategy<Value = [u8; 16]> {
 pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
     let numbers = proptest::array::uniform8(number());
     let words = proptest::array::uniform6(any::<u32>());
-    (numbers, words, 0..12u8, any::<u8>(), word(), word()).prop_map(
-        |(numbers, words, op, flags, comm, filesystem)| {
+    let flags = (any::<u8>(), any::<u16>());
+    (numbers, words, 0..12u8, flags, word(), word()).prop_map(
+        |(numbers, words, op, (flags, marks), comm, filesystem)| {
             let [
                 mono_ns,
                 generation,
@@ -155,6 +156,7 @@ pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
             FirstDirtyRecord {
                 op,
                 flags,
+                marks,
                 mono_ns,
                 generation,
                 inode_address,
@@ -179,11 +181,14 @@ pub(crate) fn record() -> impl Strategy<Value = FirstDirtyRecord> {
 
 /// Any record of a directory, with one of a few tokens.
 pub(crate) fn directory() -> impl Strategy<Value = DirectoryRecord> {
-    (1..6u64, any::<u8>(), word()).prop_map(|(token, flags, filesystem)| DirectoryRecord {
-        flags,
-        token,
-        filesystem,
-        ..DirectoryRecord::default()
+    (1..6u64, any::<u8>(), any::<u16>(), word()).prop_map(|(token, flags, marks, filesystem)| {
+        DirectoryRecord {
+            flags,
+            marks,
+            token,
+            filesystem,
+            ..DirectoryRecord::default()
+        }
     })
 }
 
@@ -202,6 +207,7 @@ pub(crate) fn directory_item(record: &DirectoryRecord, names: &[Vec<u8>]) -> Vec
     let tail = tail(names);
     let mut item = Vec::new();
     item.extend(record.kind.to_ne_bytes());
+    item.extend(record.marks.to_ne_bytes());
     item.extend((tail.len() as u16).to_ne_bytes());
     item.extend([record.flags, record.padding]);
     item.extend(record.token.to_ne_bytes());
@@ -215,6 +221,7 @@ pub(crate) fn item(record: &FirstDirtyRecord, names: &[Vec<u8>]) -> Vec<u8> {
     let tail = tail(names);
     let mut item = Vec::new();
     item.extend(record.kind.to_ne_bytes());
+    item.extend(record.marks.to_ne_bytes());
     item.extend((tail.len() as u16).to_ne_bytes());
     item.extend([record.op, record.flags]);
     for number in [

@@ -43,6 +43,7 @@ pub mod doctor;
 pub mod errno;
 mod error;
 pub mod events;
+mod excluded;
 pub mod exit_code;
 pub mod freeze;
 #[cfg(test)]

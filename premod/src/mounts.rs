@@ -56,11 +56,39 @@ pub(crate) fn below(directories: &[&Path]) -> Vec<PathBuf> {
     mounts
 }
 
+/// A line of the mount table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    /// The mount's number.
+    pub(crate) id: u64,
+    /// The filesystem's device, as `major:minor`.
+    pub(crate) device: Vec<u8>,
+    /// Which directory of the filesystem is mounted, or which file.
+    pub(crate) root: PathBuf,
+    /// Where.
+    pub(crate) point: PathBuf,
+}
+
+/// The mount table of premod's own mount namespace.
+pub(crate) fn table() -> Vec<Mounted> {
+    mounted(&std::fs::read(MOUNTINFO).unwrap_or_default()).collect()
+}
+
+fn mounted(table: &[u8]) -> impl Iterator<Item = Mounted> {
+    let path = |field| PathBuf::from(OsString::from_vec(unescape(field)));
+    table.split(|&byte| byte == b'\n').filter_map(move |line| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        Some(Mounted {
+            id: std::str::from_utf8(fields.next()?).ok()?.parse().ok()?,
+            device: fields.nth(1)?.to_vec(),
+            root: path(fields.next()?),
+            point: path(fields.next()?),
+        })
+    })
+}
+
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
-    table
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4))
-        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+    mounted(table).map(|mounted| mounted.point)
 }
 
 /// The kernel writes space, tab, newline and backslash as `\ooo` (`mangle`).
@@ -131,5 +159,12 @@ mod tests {
             b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 8:2 / /mnt/a\\040b\\134 rw - xfs x rw\n";
         let found: Vec<_> = mount_points(table).collect();
         assert_eq!(found, [PathBuf::from("/"), PathBuf::from("/mnt/a b\\")]);
+        let last = Mounted {
+            id: 23,
+            device: b"8:2".to_vec(),
+            root: "/".into(),
+            point: "/mnt/a b\\".into(),
+        };
+        assert_eq!(mounted(table).last(), Some(last));
     }
 }

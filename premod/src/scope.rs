@@ -16,7 +16,7 @@ use std::{
 use aya::maps::{Array, HashMap, MapData};
 use premod_common::{
     inode::{Enrolled, InodeAddress, ScopeRoot},
-    watched::{Watched as Expected, WatchedName},
+    watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
 };
 use rustix::fs::{FileType, Mode, OFlags};
 
@@ -25,6 +25,7 @@ use self::watched::{Enrolment, kind_of};
 use crate::{
     error::Error,
     events::PathChanged,
+    excluded::Excluded,
     kernel::enrol::{Enroller, Learnt},
     mounts::{self, Mounts},
 };
@@ -65,6 +66,9 @@ pub(crate) struct Scope {
     learnt: Learnt,
     /// What is mounted below the PATHs.
     mounted: Vec<(InodeAddress, ScopeRoot)>,
+    /// What is left out, and what stands for it.
+    excluded: Excluded,
+    left_out: Vec<(InodeAddress, ScopeRoot)>,
     /// What stands in the maps.
     told: (HashSet<InodeAddress>, HashSet<WatchedName>),
     /// The epoch at the last look.
@@ -88,9 +92,10 @@ struct Looks {
 }
 
 impl Scope {
-    /// Puts the PATHs, and whatever is mounted below them, into the kernel's maps.
+    /// Puts the PATHs, whatever is mounted below them, and what is left out, into the kernel's maps.
     pub(crate) fn enrol(
         paths: Vec<Watched>,
+        excluded: Excluded,
         maps: Maps,
         enroller: &mut Enroller,
         learnt: Learnt,
@@ -105,6 +110,8 @@ impl Scope {
             mounts,
             learnt,
             mounted: Vec::new(),
+            excluded,
+            left_out: Vec::new(),
             told: (HashSet::new(), HashSet::new()),
             epoch: 0,
             switched: 0,
@@ -113,6 +120,7 @@ impl Scope {
         for path in &mut scope.paths {
             path.examine(enroller, &learnt, true)?;
         }
+        scope.excluded.check(enroller)?;
         scope.enrol_mounts(enroller)?;
         scope.tell()?;
         Ok(scope)
@@ -142,7 +150,7 @@ impl Scope {
             self.switched
         };
         let relinked = std::mem::replace(&mut self.switched, switched) != switched;
-        let mut changed = remounted || relinked;
+        let mut changed = remounted || relinked || self.excluded.have_moved();
         let mut changes = Vec::new();
         for index in self.suspects(stirred, relinked) {
             let path = &mut self.paths[index];
@@ -168,6 +176,9 @@ impl Scope {
     fn suspects(&mut self, stirred: bool, relinked: bool) -> Vec<usize> {
         let (paths, looks) = (&self.paths, &mut self.looks);
         let all = paths.len();
+        if all == 0 {
+            return Vec::new();
+        }
         let mut suspects = Vec::new();
         let turn = |next: &mut usize| {
             *next = (*next + 1) % all;
@@ -200,6 +211,7 @@ impl Scope {
     }
 
     fn enrol_mounts(&mut self, enroller: &mut Enroller) -> Result<(), Error> {
+        self.left_out = self.excluded.entries(enroller)?;
         self.mounted.clear();
         let directories: Vec<_> = self.paths.iter().filter_map(Watched::directory).collect();
         let opened: Vec<(OwnedFd, ScopeRoot)> = mounts::below(&directories)
@@ -232,7 +244,17 @@ impl Scope {
         for path in &self.paths {
             all.add(&path.enrolment);
         }
+        let paths = all.roots.clone();
+        let is_path = |inode| {
+            paths
+                .get(inode)
+                .is_some_and(|&root| kind_of_root(root) != 0)
+        };
         for &(inode, kind) in &self.mounted {
+            all.add_root(inode, kind);
+        }
+        // A PATH in a place that is left out is traced, what is merely mounted there is not.
+        for &(inode, kind) in self.left_out.iter().filter(|(inode, _)| !is_path(inode)) {
             all.add_root(inode, kind);
         }
         let failed = |error| Error::kernel("cannot put a PATH into the scope maps", &error);

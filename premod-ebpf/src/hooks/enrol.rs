@@ -4,8 +4,9 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::inode::Enrolled;
 
 use crate::{
-    kernel::{File, current_process, read, untyped},
-    maps::{ENROLLED, fact, setting},
+    kernel::{File, current_process, untyped},
+    maps::{ENROLLED, setting},
+    path::namespace_of,
 };
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
@@ -20,7 +21,6 @@ fn security_file_fcntl(ctx: FEntryContext) -> i32 {
     }
     let file = File(ctx.arg(0));
     let inode = file.inode();
-    let mount = untyped(file.place().mount) - u64::from(fact!(mount_mnt));
     let superblock = inode.superblock();
     let answer = Enrolled {
         inode: inode.address(),
@@ -28,7 +28,7 @@ fn security_file_fcntl(ctx: FEntryContext) -> i32 {
         magic: superblock.magic(),
         mapping_flags: inode.mapping_flags(),
         tgid: current_process(),
-        namespace: read(mount + u64::from(fact!(mount_mnt_ns))),
+        namespace: namespace_of(untyped(file.place().mount)),
     };
     let _ = ENROLLED.set(0, answer, 0);
     0

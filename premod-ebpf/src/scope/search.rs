@@ -7,6 +7,9 @@
 //! A PATH is a name ([`premod_common::watched`]): what is met under the name of a PATH's last component is inside,
 //! whichever inode it is. If another inode than the expected one is met under the name of a component before that, user
 //! space has still to look where the PATH leads to now, and until then what is below is undecided.
+//!
+//! An excluded directory ends the way of a name as the top does; but not one that is met beyond a mount: where a file is
+//! mounted is the choice of whoever does it.
 
 use core::{
     ffi::c_void,
@@ -16,7 +19,7 @@ use core::{
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use premod_common::{
     event::{NAME_SPACE, SEARCH_MAX},
-    inode::{InodeAddress, ScopeRoot},
+    inode::{InodeAddress, ScopeRoot, Scoped},
     watched::{NAMES_BELOW, Watched, kind_of},
 };
 
@@ -46,6 +49,8 @@ pub(crate) struct Search {
     child_inode: InodeAddress,
     /// The inode that is seen here: that of the dentry, or that of what is mounted on it.
     seen: InodeAddress,
+    /// How many mounts this name's way has left.
+    mounts: u64,
     /// Some name has led to a root.
     decided: u64,
     /// Some name leads nobody knows where to.
@@ -108,6 +113,7 @@ fn begin(search: &mut Search, inode: u64, dentry: u64, mount: u64) {
         child: 0,
         child_inode: 0,
         seen: 0,
+        mounts: 0,
         decided: 0,
         unsure: 0,
         outcome: UNFINISHED,
@@ -127,6 +133,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
     if search.seen == 0 {
         search.seen = inode;
     }
+    let parent = read(dentry + u64::from(fact!(dentry_d_parent)));
     // SAFETY: as in `search`.
     if let Some(root) = unsafe { SCOPE.get(inode) } {
         let root = *root;
@@ -141,8 +148,12 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
                 return 1;
             }
         }
+        if is_excluded(kind_of(root), parent == dentry) && search.mounts == 0 {
+            search.decided = 1;
+            search.dentry = 0;
+            return 0;
+        }
     }
-    let parent = read(dentry + u64::from(fact!(dentry_d_parent)));
     if parent != dentry && parent != 0 {
         search.child = dentry;
         search.child_inode = search.seen;
@@ -151,6 +162,13 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         return 0;
     }
     at_top(search, inode)
+}
+
+/// Whether a directory of this kind leaves out what is below it.
+#[inline(always)]
+fn is_excluded(kind: u32, is_root_of_filesystem: bool) -> bool {
+    kind == ScopeRoot::Excluded as u32
+        || kind == ScopeRoot::ExcludedFilesystem as u32 && is_root_of_filesystem
 }
 
 /// What the name of the child in this directory says: [`UNFINISHED`] if nothing.
@@ -255,8 +273,13 @@ fn at_top(search: &mut Search, inode: InodeAddress) -> i64 {
             search.child = 0;
             search.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
             search.mount = parent + u64::from(fact!(mount_mnt));
+            search.mounts += 1;
             return 0;
         }
+    }
+    if setting!(scoped) == Scoped::AllBut as u32 {
+        search.outcome = Whereabouts::INSIDE.0;
+        return 1;
     }
     search.decided = 1;
     search.dentry = 0;
@@ -287,6 +310,7 @@ fn next_name(search: &mut Search) -> i64 {
     search.mount = 0;
     search.child = 0;
     search.seen = 0;
+    search.mounts = 0;
     if search.links == 0 || !is_unhashed(dentry) {
         search.dentry = dentry;
     }

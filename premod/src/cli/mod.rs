@@ -1,5 +1,6 @@
 //! The command line. It ends here: commands get plain settings.
 
+mod cgroup;
 mod doctor;
 mod freeze;
 mod keeper;

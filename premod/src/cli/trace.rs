@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser};
 
 use super::{
+    cgroup::cgroup,
     shared::{EndingArgs, ListArgs},
     time::time,
 };
@@ -12,7 +13,7 @@ use crate::{
     DEFAULT_BUFFER_SIZE,
     commands::trace::Settings,
     events::{Op, Pid, Tid},
-    output::{Columns, Filter, Form, globs},
+    output::{Cgroup, Columns, Exclude, Filter, Form},
 };
 
 /// Report the first modification of each file since its data was last clean, before it happens.
@@ -71,9 +72,9 @@ pub struct TraceArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub comm: Vec<OsString>,
 
-    /// Only events caused in this cgroup: its directory, or its id
+    /// Only events caused in this cgroup (its directory, or its id) or below it; =CGROUP for it alone
     #[arg(long, value_name = "CGROUP", value_parser = cgroup)]
-    pub cgroup: Vec<u64>,
+    pub cgroup: Vec<Cgroup>,
 
     /// Only these kinds of modification
     #[arg(long, value_name = "OP", value_delimiter = ',', value_parser = op_parser())]
@@ -83,7 +84,12 @@ pub struct TraceArgs {
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     pub fs: Vec<String>,
 
-    /// Leave out files whose path matches this pattern (*, ?, [], ** across directories)
+    /// Leave out what lies below this directory, or files whose path matches (*, ?, [], ** across directories)
+    ///
+    /// A directory (DIR or DIR/**) is decided in the kernel, as PATH is, by whatever path its files are opened. It has
+    /// to be there when premod starts; else, and for every other pattern, the path counts as premod's own mount
+    /// namespace has it. A pattern without a slash is about the file's own name. Patterns do not leave out files with
+    /// several names. When in doubt, an event is shown.
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
 
@@ -142,7 +148,7 @@ impl TraceArgs {
                 cgroups: self.cgroup,
                 ops: self.op,
                 filesystems: self.fs,
-                exclude: globs(&self.exclude)?,
+                exclude: Exclude::new(&self.exclude)?,
             },
         })
     }
@@ -172,19 +178,6 @@ fn size(text: &str) -> Result<u32, String> {
         Some(0) => Err("has to be more than 0".to_owned()),
         Some(bytes) if bytes <= 1 << 30 => Ok(bytes),
         _ => Err("too large: at most 1G".to_owned()),
-    }
-}
-
-/// A cgroup's id is the inode number of its directory.
-fn cgroup(text: &str) -> Result<u64, String> {
-    if let Ok(id) = text.parse() {
-        return Ok(id);
-    }
-    use std::os::unix::fs::MetadataExt;
-    match std::fs::metadata(text) {
-        Ok(metadata) if metadata.is_dir() => Ok(metadata.ino()),
-        Ok(_) => Err("not a directory below /sys/fs/cgroup".to_owned()),
-        Err(error) => Err(format!("neither an id nor a directory: {error}")),
     }
 }
 

@@ -104,7 +104,7 @@ pub(super) fn start(
         child.stdout(io::stderr().as_fd().try_clone_to_owned()?);
     }
     let inherited = inherited.clone();
-    // SAFETY: the closure makes two system calls and touches no memory of the parent.
+    // SAFETY: the closure makes system calls and touches no memory of the parent.
     unsafe { child.pre_exec(move || inherited.restore()) };
     match child.spawn() {
         Ok(child) => Ok(Some(Running {

@@ -1,20 +1,39 @@
 //! What premod was started with and changes for itself: CMD gets it as it was.
 
-use std::{io, ptr};
+use std::{
+    io, ptr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// How things were when premod was started.
-#[derive(Clone, Debug)]
-pub(super) struct Inherited {
-    descriptors: Rlimit,
-    /// Those of [`HEEDED`] that were ignored.
-    ignored: Vec<i32>,
-}
+/// Whether SIGPIPE was ignored when premod was started.
+static PIPES_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Rust's runtime ignores SIGPIPE before `main`: only what runs before that can see how it was.
+#[used]
+// SAFETY: the C library calls it once, before there are threads; it makes one system call and stores a number.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = {
+    extern "C" fn look() {
+        PIPES_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+    }
+    look
+};
 
 /// Signals that premod heeds even if it was started with them ignored: the end of its children, and those that a shell
 /// without job control ignores in its background, where `kill -INT` still has to end a trace.
 const HEEDED: [i32; 3] = [libc::SIGCHLD, libc::SIGINT, libc::SIGQUIT];
+
+/// How things were when premod was started.
+#[derive(Clone)]
+pub(super) struct Inherited {
+    descriptors: Rlimit,
+    /// Signals that were ignored, of those that premod needs otherwise.
+    ignored: Vec<i32>,
+    /// Signals that were blocked.
+    blocked: libc::sigset_t,
+}
 
 impl Inherited {
     /// Changes what premod needs otherwise: as many descriptors as it may have, and not to ignore [`HEEDED`].
@@ -26,26 +45,42 @@ impl Inherited {
         };
         // If it stays as it is, that is said when it does not suffice.
         let _ = setrlimit(Resource::Nofile, raised);
-        let ignored: Vec<_> = HEEDED.into_iter().filter(|&one| is_ignored(one)).collect();
+        let mut ignored: Vec<_> = HEEDED.into_iter().filter(|&one| is_ignored(one)).collect();
         for &signal in &ignored {
             // SAFETY: the default action needs no handler.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
+        if PIPES_IGNORED.load(Ordering::Relaxed) {
+            ignored.push(libc::SIGPIPE);
+        }
         Self {
             descriptors,
             ignored,
+            blocked: blocked(),
         }
     }
 
-    /// In a child that is about to become CMD: as it was.
+    /// In a child that is about to become CMD: as it was. The standard library has let it have SIGPIPE, and all signals
+    /// come through.
     pub(super) fn restore(&self) -> io::Result<()> {
         setrlimit(Resource::Nofile, self.descriptors)?;
         for &signal in &self.ignored {
             // SAFETY: ignoring a signal needs no handler.
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
+        // SAFETY: a set of signals that is live.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.blocked, ptr::null_mut()) };
         Ok(())
     }
+}
+
+/// The signals that this thread blocks.
+fn blocked() -> libc::sigset_t {
+    // SAFETY: all zeros is a valid, empty set.
+    let mut blocked: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the present set is written to a live one; nothing is changed.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, ptr::null(), &raw mut blocked) };
+    blocked
 }
 
 /// Whether this process ignores a signal, as under nohup.

@@ -22,7 +22,9 @@ use crate::{
     events::Record,
     exit_code::{ExitCode, Failed},
     kernel::{caps, detach},
-    output::{Filter, Form, Output, OutputError, destination::Destination, printable, stderr},
+    output::{
+        Cgroup, Filter, Form, Output, OutputError, destination::Destination, printable, stderr,
+    },
 };
 
 /// What `premod trace` was asked to do.
@@ -83,8 +85,16 @@ pub async fn run(settings: Settings) -> Result<u8> {
             destination.must_not_be(path).map_err(Failed::from)?;
         }
     }
-    let mut tracer = Tracer::builder()
-        .paths(paths.iter().cloned())
+    let mut builder = Tracer::builder().paths(paths.iter().cloned());
+    for place in settings.filter.exclude.places() {
+        builder = builder.exclude(place);
+    }
+    for cgroup in &settings.filter.cgroups {
+        if let Cgroup::Tree(id) = cgroup {
+            builder = builder.cgroup(*id);
+        }
+    }
+    let mut tracer = builder
         .buffer_size(settings.buffer_size)
         .period(settings.period)
         .include_own(settings.own)
@@ -107,7 +117,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
     // CMD gets the capabilities that premod was started with; premod itself needs few from here on.
     let own_stdout_is_data = settings.output.is_none();
     let mut command = child::start(&settings.command, own_stdout_is_data, &inherited)?;
-    caps::drop_all_but_needed(!paths.is_empty())?;
+    caps::drop_all_but_needed()?;
     tracing::info!("{} hooks are attached", tracer.attachments().len());
 
     for path in tracer.missing() {
@@ -201,6 +211,7 @@ impl Session {
                     }
                 }
                 () = log_ready(&mut self.logger) => {}
+                () = self.output.deserted() => return Ok(End::Output(OutputError::Closed)),
             }
         }
     }

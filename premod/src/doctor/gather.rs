@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, thread::JoinHandle};
 
-use premod_common::{facts::Settings, inode::TRACKED_MAX};
+use premod_common::{
+    facts::Settings,
+    inode::{Scoped, TRACKED_MAX},
+};
 
 use super::{
     filesystems::{self, Filesystem},
@@ -138,7 +141,8 @@ fn attach_all(
             untracked_bdi: learnt.untracked_bdi,
             own_pid: learnt.own_pid,
             // With PATHs, so that the programs are verified in their longer form.
-            scoped: 1,
+            scoped: Scoped::Below as u32,
+            cgroups: 1,
             ..Settings::default()
         },
         buffer_size: rustix::param::page_size() as u32,

@@ -6,7 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
 use premod_common::event::{
     DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
-    FLAG_RETRY, FLAG_UNDECIDED, FLAG_UNTRACKED, FirstDirtyRecord, Op, TO_THE_END,
+    FLAG_RETRY, FLAG_UNDECIDED, FLAG_UNTRACKED, FirstDirtyRecord, MARK_FOREIGN, MARK_IN_CGROUP,
+    MARK_MOUNT_POINT, MARK_SEVERAL_NAMES, Op, TO_THE_END,
 };
 
 use super::{
@@ -82,6 +83,7 @@ impl Decoder {
         let directory = Directory {
             path: path.into(),
             flags: record.flags & (FLAG_PATH_CUT | FLAG_PATH_IN_FS),
+            marks: record.marks & (MARK_FOREIGN | MARK_MOUNT_POINT),
             filesystem: self.filesystem(record.filesystem),
         };
         self.directories.insert(record.token, directory);
@@ -129,19 +131,23 @@ impl Decoder {
             uid: record.uid,
             gid: record.gid,
             cgroup: record.cgroup,
+            in_cgroup: record.marks & MARK_IN_CGROUP != 0,
         }
     }
 
     /// The whole path, and the type of the filesystem.
     #[inline]
     fn path(&mut self, record: &FirstDirtyRecord, names: &[u8]) -> (Path, Arc<str>) {
-        let (directory, flags, filesystem): (&[u8], _, _) = if record.directory == 0 {
-            (&[], 0, self.filesystem(record.filesystem))
+        let (directory, flags, marks, filesystem): (&[u8], _, _, _) = if record.directory == 0 {
+            (&[], 0, 0, self.filesystem(record.filesystem))
         } else if let Some(known) = self.directories.get(record.directory) {
-            (&known.path, known.flags, Arc::clone(&known.filesystem))
+            let filesystem = Arc::clone(&known.filesystem);
+            (&known.path, known.flags, known.marks, filesystem)
         } else {
             self.unplaced += 1;
-            (&[], FLAG_PATH_CUT, Arc::clone(&self.no_filesystem))
+            // It may be anybody's.
+            let marks = MARK_FOREIGN | MARK_MOUNT_POINT;
+            (&[], FLAG_PATH_CUT, marks, Arc::clone(&self.no_filesystem))
         };
         let flags = record.flags | flags;
         let has = |flag| flags & flag != 0;
@@ -159,6 +165,9 @@ impl Decoder {
             cut,
             in_filesystem: has(FLAG_PATH_IN_FS),
             undecided: has(FLAG_UNDECIDED),
+            foreign: marks & MARK_FOREIGN != 0,
+            mount_point: marks & MARK_MOUNT_POINT != 0,
+            several_names: record.marks & MARK_SEVERAL_NAMES != 0,
         };
         (path, filesystem)
     }

@@ -12,6 +12,8 @@ pub(crate) struct Directory {
     pub(crate) path: Box<[u8]>,
     /// The `FLAG_…` bits that it shares with the files in it.
     pub(crate) flags: u8,
+    /// The `MARK_…` bits of a directory.
+    pub(crate) marks: u16,
     /// Type of its filesystem.
     pub(crate) filesystem: Arc<str>,
 }
@@ -53,6 +55,7 @@ mod tests {
         Directory {
             path: path.as_bytes().into(),
             flags: 0,
+            marks: 0,
             filesystem: "ext4".into(),
         }
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use premod_common::event::{
     DirectoryRecord, FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_PRE, FLAG_RANGE,
-    FLAG_RETRY, FLAG_UNDECIDED, FLAG_UNTRACKED, FirstDirtyRecord, Item, NAMES_MAX, TO_THE_END,
+    FLAG_RETRY, FLAG_UNDECIDED, FLAG_UNTRACKED, FirstDirtyRecord, Item, MARK_FOREIGN,
+    MARK_IN_CGROUP, MARK_MOUNT_POINT, MARK_SEVERAL_NAMES, NAMES_MAX, TO_THE_END,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -92,6 +93,10 @@ proptest! {
             [event.path.deleted, event.path.cut, event.path.in_filesystem, event.path.undecided],
             [FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS, FLAG_UNDECIDED].map(has)
         );
+        prop_assert_eq!(
+            [event.in_cgroup, event.path.several_names, event.path.foreign, event.path.mount_point],
+            [MARK_IN_CGROUP, MARK_SEVERAL_NAMES, 0, 0].map(|mark| record.marks & mark != 0)
+        );
     }
 }
 
@@ -144,10 +149,12 @@ proptest! {
             };
             let event = event.expect("it is whole");
             let mut flags = record.flags;
+            let mut marks = MARK_FOREIGN | MARK_MOUNT_POINT;
             let mut names = Vec::new();
             let mut filesystem = String::new();
             if let Some((directory, above)) = known.get(&record.directory) {
                 flags |= directory.flags & (FLAG_PATH_CUT | FLAG_PATH_IN_FS);
+                marks = directory.marks;
                 names.extend_from_slice(above);
                 filesystem = String::from_utf8_lossy(text(&directory.filesystem)).into_owned();
             } else {
@@ -160,6 +167,10 @@ proptest! {
             prop_assert_eq!(
                 [event.path.deleted, event.path.cut, event.path.in_filesystem],
                 [FLAG_DELETED, FLAG_PATH_CUT, FLAG_PATH_IN_FS].map(|flag| flags & flag != 0)
+            );
+            prop_assert_eq!(
+                [event.path.foreign, event.path.mount_point],
+                [MARK_FOREIGN, MARK_MOUNT_POINT].map(|mark| marks & mark != 0)
             );
             prop_assert_eq!(decoder.unplaced(), unplaced);
         }

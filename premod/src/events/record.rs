@@ -72,6 +72,12 @@ pub struct Path {
     pub in_filesystem: bool,
     /// Whether the file is below a PATH could not be decided, so that it counts as below.
     pub undecided: bool,
+    /// The path is what another mount namespace than premod's own calls it, where others choose what is mounted where.
+    pub foreign: bool,
+    /// The file is mounted on its own name: the name is the mount point's.
+    pub mount_point: bool,
+    /// The file has several names, of which this is one.
+    pub several_names: bool,
 }
 
 impl Path {
@@ -123,6 +129,9 @@ pub struct FirstDirty {
     pub gid: u32,
     /// Its cgroup v2 id: the inode number of its directory in cgroupfs.
     pub cgroup: u64,
+    /// Whether that is one of the cgroups that [`TracerBuilder::cgroup`](crate::TracerBuilder::cgroup) asks for, or
+    /// below one.
+    pub in_cgroup: bool,
 }
 
 /// Why events were lost.

@@ -1,12 +1,15 @@
 //! Capabilities: which are needed, which are missing, and giving them up.
 
+use anyhow::Result;
 use caps::{CapSet, Capability, CapsHashSet};
+use rustix::thread::set_no_new_privs;
 
 /// What loading and attaching needs. `CAP_SYS_ADMIN` stands for both.
 const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
-/// What is kept while tracing: enough to enrol new mounts and to read maps.
-const KEPT: [Capability; 2] = NEEDED;
+/// What is kept besides: looking at PATHs, and at what is mounted below them, in directories that others keep to
+/// themselves (0700, as those of databases and users are).
+const KEPT_TO_LOOK: Capability = Capability::CAP_DAC_READ_SEARCH;
 
 /// The needed capabilities that this process does not have, by name.
 #[must_use]
@@ -34,14 +37,16 @@ pub fn missing_for_freeze() -> Vec<String> {
 }
 
 /// Gives up every capability that a freeze does not need any more once its programs hang: it still stops
-/// processes, looks into them, and uses its maps.
+/// processes, looks into them, uses its maps, and looks whether its files are in their places. CMD has to run already:
+/// what it starts could not gain privileges any more.
 ///
 /// # Errors
 /// If the kernel refuses, which it does not for a subset.
-pub fn drop_all_but_needed_to_freeze() -> Result<(), caps::errors::CapsError> {
-    let mut kept = KEPT.to_vec();
+pub fn drop_all_but_needed_to_freeze() -> Result<()> {
+    let mut kept = NEEDED.to_vec();
     kept.extend(NEEDED_TO_FREEZE);
     kept.retain(|kept| *kept != Capability::CAP_SYS_ADMIN);
+    kept.push(KEPT_TO_LOOK);
     drop_all_but(&kept)
 }
 
@@ -68,22 +73,29 @@ pub fn present() -> Vec<String> {
         .collect()
 }
 
-/// Gives up every capability that tracing does not need any more. Kernels that need `CAP_SYS_ADMIN` for
-/// BPF do not exist among the supported ones.
-///
-/// Whoever watches PATHs has to be able to look them up, and mount points below them, in directories of others too.
+/// Gives up every capability that tracing does not need any more: it still enrols what is mounted later, wherever that
+/// is, and reads maps. Kernels that need `CAP_SYS_ADMIN` for BPF do not exist among the supported ones. CMD has to run
+/// already: what it starts could not gain privileges any more.
 ///
 /// # Errors
 /// If the kernel refuses, which it does not for a subset.
-pub fn drop_all_but_needed(watches_paths: bool) -> Result<(), caps::errors::CapsError> {
-    let mut kept = KEPT.to_vec();
-    if watches_paths {
-        kept.push(Capability::CAP_DAC_READ_SEARCH);
-    }
+pub fn drop_all_but_needed() -> Result<()> {
+    let mut kept = NEEDED.to_vec();
+    kept.push(KEPT_TO_LOOK);
     drop_all_but(&kept)
 }
 
-fn drop_all_but(kept: &[Capability]) -> Result<(), caps::errors::CapsError> {
+/// Gives up every capability of a thread that only computes and writes.
+///
+/// # Errors
+/// If the kernel refuses, which it does not for a subset.
+pub(crate) fn drop_all() -> Result<()> {
+    drop_all_but(&[])
+}
+
+/// Both are this thread's, and those of threads and processes that it starts from then on.
+fn drop_all_but(kept: &[Capability]) -> Result<()> {
+    set_no_new_privs(true)?;
     let permitted = caps::read(None, CapSet::Permitted)?;
     let kept: CapsHashSet = kept
         .iter()
@@ -92,7 +104,8 @@ fn drop_all_but(kept: &[Capability]) -> Result<(), caps::errors::CapsError> {
         .collect();
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
-    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    Ok(())
 }
 
 #[cfg(test)]

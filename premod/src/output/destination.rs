@@ -14,6 +14,7 @@ use rustix::fs::{FileType, fstat, ftruncate};
 
 use super::{
     OutputError,
+    reader::Reader,
     writer::{Sink, Writer},
 };
 
@@ -72,6 +73,17 @@ impl Destination {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Watches over whoever reads.
+    ///
+    /// # Errors
+    /// If there is somebody who cannot be watched.
+    pub(crate) fn reader(&self) -> Result<Reader, OutputError> {
+        let descriptor = self.sink.as_fd().try_clone_to_owned();
+        descriptor
+            .and_then(Reader::watch)
+            .map_err(|source| self.failed(source))
     }
 
     /// Empties the file, and begins to write; with the name for complaints.

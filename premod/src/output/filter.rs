@@ -1,11 +1,26 @@
 //! Which events are shown.
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use super::Exclude;
+use crate::events::{FirstDirty, Op, Pid, Tid};
 
-use crate::{
-    Error,
-    events::{FirstDirty, Op, Pid, Tid},
-};
+/// In which cgroup a change is caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroup {
+    /// In the one with this id or in one below it. [`TracerBuilder::cgroup`](crate::TracerBuilder::cgroup) has to ask
+    /// for it, too.
+    Tree(u64),
+    /// In the one with this id and in no other.
+    Alone(u64),
+}
+
+impl Cgroup {
+    fn has(self, event: &FirstDirty) -> bool {
+        match self {
+            Self::Tree(_) => event.in_cgroup,
+            Self::Alone(id) => event.cgroup == id,
+        }
+    }
+}
 
 /// Conditions on events. Within one kind any may hold (an empty list means no condition); all kinds have
 /// to hold.
@@ -19,14 +34,14 @@ pub struct Filter {
     pub uids: Vec<u32>,
     /// Task names.
     pub comms: Vec<Vec<u8>>,
-    /// Cgroup ids.
-    pub cgroups: Vec<u64>,
+    /// Cgroups.
+    pub cgroups: Vec<Cgroup>,
     /// Kinds of modification.
     pub ops: Vec<Op>,
     /// Filesystem types.
     pub filesystems: Vec<String>,
-    /// Paths to leave out.
-    pub exclude: GlobSet,
+    /// What to leave out.
+    pub exclude: Exclude,
 }
 
 impl Filter {
@@ -40,36 +55,11 @@ impl Filter {
             && any(&self.tids, &event.tid)
             && any(&self.uids, &event.uid)
             && any(&self.comms, &event.comm)
-            && any(&self.cgroups, &event.cgroup)
             && any(&self.ops, &event.op)
             && any(&self.filesystems, &*event.filesystem)
-            && (self.exclude.is_empty() || !self.exclude.is_match(event.path.to_path_buf()))
+            && (self.cgroups.is_empty() || self.cgroups.iter().any(|cgroup| cgroup.has(event)))
+            && !self.exclude.leaves_out(&event.path)
     }
-}
-
-/// Compiles patterns: `*` and `?` stay within a component, `**` crosses them. A pattern without a slash
-/// is about the last component.
-///
-/// # Errors
-/// If one is malformed.
-pub fn globs(patterns: &[String]) -> Result<GlobSet, Error> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let whole = if pattern.contains('/') {
-            pattern.clone()
-        } else {
-            format!("**/{pattern}")
-        };
-        let glob = GlobBuilder::new(&whole).literal_separator(true).build();
-        set.add(glob.map_err(|error| {
-            Error::BadValue(format!(
-                "--exclude {pattern}: not a pattern: {}",
-                error.kind()
-            ))
-        })?);
-    }
-    set.build()
-        .map_err(|error| Error::BadValue(format!("--exclude: {error}")))
 }
 
 #[cfg(test)]
@@ -108,17 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_about_names_or_whole_paths() {
-        let excluded = |pattern: &str| {
-            let exclude = globs(&[pattern.to_owned()]).unwrap();
-            !Filter {
-                exclude,
+    fn cgroups_are_alone_or_with_those_below() {
+        let in_cgroups = |cgroups: &[Cgroup], in_cgroup: bool| {
+            let mut event = sample();
+            event.in_cgroup = in_cgroup;
+            let filter = Filter {
+                cgroups: cgroups.to_vec(),
                 ..Filter::default()
-            }
-            .accepts(&sample())
+            };
+            filter.accepts(&event)
         };
-        assert!(excluded("heap") && excluded("he*") && excluded("/data/**"));
-        assert!(!excluded("/data/*") && !excluded("data"));
-        assert!(globs(&["[".to_owned()]).is_err());
+        let own = sample().cgroup;
+        assert!(in_cgroups(&[Cgroup::Tree(1)], true));
+        assert!(!in_cgroups(&[Cgroup::Tree(own)], false));
+        assert!(in_cgroups(&[Cgroup::Alone(own)], false));
+        assert!(!in_cgroups(&[Cgroup::Alone(own + 1)], true));
+        assert!(in_cgroups(&[Cgroup::Alone(own + 1), Cgroup::Tree(1)], true));
     }
 }

@@ -1,12 +1,14 @@
 //! Writing records: one writer, two forms.
 
 pub(crate) mod destination;
+mod exclude;
 mod filter;
 pub(crate) mod freeze;
 pub(crate) mod json;
 mod line;
 #[cfg(test)]
 mod properties;
+mod reader;
 pub(crate) mod sets;
 pub mod stderr;
 mod table;
@@ -15,13 +17,14 @@ pub(crate) mod writer;
 
 use std::{io, path::PathBuf};
 
-pub use filter::{Filter, globs};
+pub use exclude::Exclude;
+pub use filter::{Cgroup, Filter};
 pub use table::Columns;
 #[cfg(test)]
 pub(crate) use text::is_dangerous;
 pub use text::printable;
 
-use self::{destination::Destination, writer::Writer};
+use self::{destination::Destination, reader::Reader, writer::Writer};
 use crate::{
     Summary,
     events::{PathChanged, Record},
@@ -94,6 +97,7 @@ fn in_words(change: PathChanged) -> &'static str {
 /// Collects the lines of a trace and hands them over a batch at a time.
 pub struct Output {
     writer: Writer,
+    reader: Reader,
     name: String,
     form: Form,
     json: json::Records,
@@ -111,9 +115,11 @@ impl Output {
     /// # Errors
     /// If the file cannot be emptied, or there can be no thread that writes.
     pub(crate) fn begin(destination: Destination, form: Form) -> Result<Self, OutputError> {
+        let reader = destination.reader()?;
         let (writer, name) = destination.begin()?;
         let mut output = Self {
             writer,
+            reader,
             name,
             form,
             json: json::Records::default(),
@@ -176,6 +182,11 @@ impl Output {
     /// What writes it.
     pub(crate) fn writer(&self) -> &Writer {
         &self.writer
+    }
+
+    /// Waits until nobody reads it any more.
+    pub(crate) async fn deserted(&self) {
+        self.reader.gone().await;
     }
 
     /// Gives up what is not written, and whatever is still added.

@@ -76,6 +76,9 @@ pub(super) fn sample() -> crate::events::FirstDirty {
             cut: false,
             in_filesystem: false,
             undecided: false,
+            foreign: false,
+            mount_point: false,
+            several_names: false,
         },
         key: InodeKey {
             device: Device { major: 8, minor: 1 },
@@ -93,6 +96,7 @@ pub(super) fn sample() -> crate::events::FirstDirty {
         uid: 70,
         gid: 71,
         cgroup: 4242,
+        in_cgroup: false,
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::OutputError;
+use crate::kernel::caps::drop_all;
 
 /// When the queue holds this many bytes, it has no room for more.
 const ROOM: usize = 1 << 20;
@@ -196,8 +197,7 @@ impl Shared {
     /// The thread.
     fn run(&self, sink: &Sink) {
         // Writing takes no privilege, and what premod gives up later would stay with this thread.
-        let _ = caps::clear(None, caps::CapSet::Effective);
-        let _ = caps::clear(None, caps::CapSet::Permitted);
+        let _ = drop_all();
         let in_pieces = rustix::fs::fstat(sink)
             .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo);
         while let Some(chunk) = self.next() {

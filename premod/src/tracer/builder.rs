@@ -4,9 +4,13 @@ use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData, MapError, RingBuf},
+    maps::{HashMap, Map, MapData, MapError, RingBuf},
 };
-use premod_common::{counters::Counters, facts::Settings, inode::TRACKED_MAX};
+use premod_common::{
+    counters::Counters,
+    facts::Settings,
+    inode::{Scoped, TRACKED_MAX},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{MissedTickBehavior, interval},
@@ -16,6 +20,7 @@ use super::{LOOK_INTERVAL, Summary, Tracer, batches_in};
 use crate::{
     error::Error,
     events::{Decoder, Duplicates, Losses, Skippable},
+    excluded::Excluded,
     kernel::{
         attach::{self, Attachment, Hook},
         btf::Btf,
@@ -41,6 +46,8 @@ pub const DEFAULT_PERIOD: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct TracerBuilder {
     paths: Vec<PathBuf>,
+    excluded: Vec<PathBuf>,
+    cgroups: Vec<u64>,
     buffer_size: u32,
     period: Duration,
     include_own: bool,
@@ -52,6 +59,8 @@ impl TracerBuilder {
     pub(super) fn new() -> Self {
         Self {
             paths: Vec::new(),
+            excluded: Vec::new(),
+            cgroups: Vec::new(),
             buffer_size: DEFAULT_BUFFER_SIZE,
             period: DEFAULT_PERIOD,
             include_own: false,
@@ -72,6 +81,21 @@ impl TracerBuilder {
     #[must_use]
     pub fn paths(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
         self.paths.extend(paths);
+        self
+    }
+
+    /// Leaves out everything below this directory, by whatever path it is reached.
+    #[must_use]
+    pub fn exclude(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.excluded.push(directory.into());
+        self
+    }
+
+    /// Lets events say whether they are caused in the cgroup with this id or below it:
+    /// [`FirstDirty::in_cgroup`](crate::events::FirstDirty::in_cgroup). Several can be asked for.
+    #[must_use]
+    pub fn cgroup(mut self, id: u64) -> Self {
+        self.cgroups.push(id);
         self
     }
 
@@ -134,6 +158,7 @@ impl TracerBuilder {
             .iter()
             .map(|path| Watched::open(path, self.wait))
             .collect::<Result<_, _>>()?;
+        let excluded = Excluded::open(&self.excluded, &self.paths)?;
         let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {
             release: release(),
             source,
@@ -147,8 +172,13 @@ impl TracerBuilder {
             tracing::warn!("{sentence}");
         }
         let mut attached = Vec::new();
-        let scoped = !paths.is_empty();
-        let needed = |hook: &&Hook| hook.when.applies(scoped, &environment);
+        let scoped = match (paths.is_empty(), excluded.is_empty()) {
+            (true, true) => Scoped::Everything,
+            (true, false) => Scoped::AllBut,
+            (false, _) => Scoped::Below,
+        };
+        let is_scoped = scoped != Scoped::Everything;
+        let needed = |hook: &&Hook| hook.when.applies(is_scoped, &environment);
         for hook in HOOKS.iter().filter(needed) {
             match hook.choose(&btf, &environment) {
                 Some(way) => attached.push(way),
@@ -186,9 +216,9 @@ impl TracerBuilder {
                 namespace: learnt.namespace,
                 period: u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX),
                 own_pid: learnt.own_pid,
-                scoped: scoped.into(),
+                scoped: scoped as u32,
                 include_own: self.include_own.into(),
-                padding: 0,
+                cgroups: (!self.cgroups.is_empty()).into(),
             },
             buffer_size: ring_size(self.buffer_size)?,
             inodes: TRACKED_MAX,
@@ -197,7 +227,7 @@ impl TracerBuilder {
         };
         let mut ebpf = loader.object(&setup, &environment)?;
         tracing::debug!("created the maps");
-        let scope = if scoped {
+        let scope = if is_scoped {
             let maps = Maps {
                 roots: typed(take(&mut ebpf, "SCOPE")?)?,
                 names: typed(take(&mut ebpf, "NAMES")?)?,
@@ -205,10 +235,11 @@ impl TracerBuilder {
                 switched: typed(take(&mut ebpf, ".data.switched")?)?,
                 followed: typed(take(&mut ebpf, ".data.followed")?)?,
             };
-            Some(Scope::enrol(paths, maps, &mut enroller, learnt)?)
+            Some(Scope::enrol(paths, excluded, maps, &mut enroller, learnt)?)
         } else {
             None
         };
+        ask_for_cgroups(&mut ebpf, &self.cgroups)?;
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
         let counters = mapped(take(&mut ebpf, "COUNTERS")?, setup.cpus)?;
 
@@ -247,12 +278,26 @@ impl TracerBuilder {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
-    ebpf.take_map(name)
-        .ok_or_else(|| Error::BadValue(format!("the object has no map {name}")))
+/// Tells the programs which cgroups are asked for.
+fn ask_for_cgroups(ebpf: &mut Ebpf, cgroups: &[u64]) -> Result<(), Error> {
+    let map = ebpf.map_mut("CGROUPS").ok_or_else(|| no_map("CGROUPS"))?;
+    let mut map: HashMap<_, u64, u32> = typed(map)?;
+    for id in cgroups {
+        map.insert(id, 0, 0)
+            .map_err(|error| Error::kernel("cannot ask for so many cgroups", &error))?;
+    }
+    Ok(())
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Error> {
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
+    ebpf.take_map(name).ok_or_else(|| no_map(name))
+}
+
+fn no_map(name: &str) -> Error {
+    Error::BadValue(format!("the object has no map {name}"))
+}
+
+fn typed<M, T: TryFrom<M, Error = MapError>>(map: M) -> Result<T, Error> {
     T::try_from(map).map_err(|error| Error::kernel("cannot use a BPF map", &error))
 }
 

@@ -140,11 +140,6 @@ pub(crate) fn has_lsm() -> bool {
     std::env::var_os("PREMOD_LSM").is_none_or(|lsm| lsm != "off")
 }
 
-/// Whether the kernel preempts a task wherever it is, for one of real time at least, not only where it offers to be.
-pub(crate) fn preempts_everywhere() -> bool {
-    preemption() != Preemption::Never
-}
-
 /// Whether the kernel takes the CPU from tasks that run in it.
 pub(crate) fn preemption() -> Preemption {
     let preemption = Environment::gather().preemption;

@@ -5,20 +5,24 @@
 
 mod accounting;
 mod aliases;
+mod cgroups;
 mod command;
 mod coverage;
 mod detached;
 mod diagnosis;
 mod directories;
+mod excluded;
 mod first_dirty;
 mod freeze;
 mod harness;
 mod hostile;
 mod identity;
+mod jobs;
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod maps;
 mod names;
 mod paths;
+mod privileges;
 mod races;
 mod refusals;
 mod shell;
@@ -42,6 +46,9 @@ fn tests() -> Vec<Test> {
         aliases::TESTS,
         names::TESTS,
         directories::TESTS,
+        excluded::TESTS,
+        cgroups::TESTS,
+        privileges::TESTS,
         identity::TESTS,
         hostile::TESTS,
         accounting::TESTS,
@@ -51,6 +58,7 @@ fn tests() -> Vec<Test> {
         skips::TESTS,
         command::TESTS,
         shell::TESTS,
+        jobs::TESTS,
         diagnosis::TESTS,
         refusals::TESTS,
     ]

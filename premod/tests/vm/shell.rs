@@ -165,7 +165,7 @@ fn a_reader_who_stands_still_keeps_no_freeze_from_its_end(place: &Place) {
 }
 
 /// A terminal, and what a program on it sees of it.
-fn terminal() -> (OwnedFd, File) {
+pub(crate) fn terminal() -> (OwnedFd, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&master)
         .and_then(|()| unlockpt(&master))
@@ -179,6 +179,16 @@ fn terminal() -> (OwnedFd, File) {
         .open(name.to_str().expect("ASCII"))
         .expect("a terminal");
     (master, slave)
+}
+
+/// In a child: it leads a session, whose terminal is the one on its stdin.
+pub(crate) fn lead() -> io::Result<()> {
+    rustix::process::setsid()?;
+    // SAFETY: numbers only.
+    match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn a_terminal_that_stands_still_keeps_nothing_from_its_end(place: &Place) {
@@ -290,14 +300,6 @@ fn each_ctrl_c_reaches_the_command_once(place: &Place) {
         let arguments = [arguments, &["--", "sh", "-c", &script]].concat();
         let mut command = premod(&arguments);
         command.stdin(slave).stdout(Stdio::null());
-        let lead = || {
-            rustix::process::setsid()?;
-            // SAFETY: the terminal on stdin becomes this session's.
-            match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
         // SAFETY: the closure makes two system calls and touches no memory of the parent.
         unsafe { command.pre_exec(lead) };
         let mut child = command.spawn().expect("premod");

@@ -143,11 +143,12 @@ fn only_the_needed_capabilities_are_left(trace: &mut Trace) {
             .expect("a line");
         u64::from_str_radix(line.split_whitespace().nth(1).expect("a value"), 16).expect("hex")
     };
-    // CAP_PERFMON is 38, CAP_BPF is 39.
-    let needed = 1 << 38 | 1 << 39;
+    // CAP_DAC_READ_SEARCH is 2, CAP_PERFMON is 38, CAP_BPF is 39.
+    let needed = 1 << 2 | 1 << 38 | 1 << 39;
     assert_eq!(value("CapEff:"), needed, "{status}");
     assert_eq!(value("CapPrm:"), needed, "{status}");
     assert_eq!(value("CapInh:"), 0, "{status}");
+    assert_eq!(value("NoNewPrivs:"), 1, "{status}");
     assert_eq!(trace.events(), Vec::<serde_json::Value>::new());
 }
 
