@@ -61,12 +61,14 @@ fn a_file_with_hundreds_of_names_is_inside_only_if_one_of_them_is(place: &Place)
             fs::hard_link(path, name).expect("linking");
         }
     }
-    // Among those that were looked up first, so that it is far down the kernel's list.
-    fs::hard_link(&inside, place.file("name")).expect("linking");
-    for number in 0..300 {
-        fs::metadata(format!("{}{number}", inside.display())).expect("stat");
-    }
+    let name = place.file("name");
+    fs::hard_link(&inside, &name).expect("linking");
     Box::new(move |trace| {
+        // Among those that are looked up first, so that it is far down the kernel's list. Others drop caches meanwhile.
+        fs::metadata(&name).expect("stat");
+        for number in 0..300 {
+            fs::metadata(format!("{}{number}", inside.display())).expect("stat");
+        }
         fs::write(&outside, "y").expect("writing");
         fs::write(&inside, "y").expect("writing");
         let events = trace.events();
@@ -80,7 +82,6 @@ fn a_file_is_deleted_only_when_it_has_no_name_left(place: &Place) -> Check {
     let mut file = File::create(&first).expect("a new file");
     fs::hard_link(&first, &second).expect("linking");
     fs::remove_file(&first).expect("unlinking");
-    fs::metadata(&second).expect("stat");
     // Never had one, and then has.
     let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::WRONLY;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
@@ -88,6 +89,7 @@ fn a_file_is_deleted_only_when_it_has_no_name_left(place: &Place) -> Check {
     let mut unnamed = File::from(unnamed);
     let linked = place.file("linked");
     Box::new(move |trace| {
+        fs::metadata(&second).expect("stat");
         file.write_all(b"x").expect("writing");
         let events = trace.events();
         let [event] = about(&events, &second)[..] else {

@@ -107,11 +107,12 @@ struct Called {
 
 impl Called {
     /// Whether this is the directory that an event names. If the kernel skips the program that knows the mount, a hook on
-    /// the page tells the path inside of the filesystem.
+    /// the page tells the path inside of the filesystem; if the CPU that renames stands still meanwhile, as those of a
+    /// virtual machine may, the path is cut.
     fn is(&self, directory: &Path, event: &Value) -> bool {
-        if event["path_in_fs"] == true {
-            let inside = directory.strip_prefix("/").expect("an absolute path");
-            self.path.ends_with(inside)
+        if event["path_in_fs"] == true || event["path_cut"] == true {
+            let last = directory.strip_prefix("/").unwrap_or(directory);
+            self.path.ends_with(last)
         } else {
             self.path == directory
         }
