@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// `BTRFS_SUPER_MAGIC` of linux/magic.h.
-const BTRFS: u64 = 0x9123_683e;
+pub(crate) const BTRFS: u64 = 0x9123_683e;
 /// `PF_KTHREAD` of linux/sched.h: a thread of the kernel, whose name nobody else can give himself. The same from 2.6.27
 /// to 7.x.
 const KERNEL_THREAD: u32 = 0x0020_0000;

@@ -69,13 +69,27 @@ pub(crate) fn dirtied(inode: Inode, place: Place, change: Change) {
 /// The inode is being synced.
 #[inline(always)]
 pub(crate) fn synced(inode: Inode) {
+    swap(inode, generation::synced);
+}
+
+/// The inode was synced, and its mapping has the dirty mark all the same.
+#[inline(always)]
+pub(crate) fn doubted(inode: Inode) {
+    swap(inode, generation::doubted);
+    // After the swap: a look at the mark alone would find it dirty, and announced.
+    quiet::forget(inode.address());
+}
+
+/// Swaps the word of an inode that is tracked.
+#[inline(always)]
+fn swap(inode: Inode, step: impl Fn(Word) -> Step) {
     let Some(entry) = INODES.get_ptr_mut(inode.address()) else {
         return;
     };
     for _ in 0..ATTEMPTS {
         // SAFETY: the pointer comes from the map.
         let word = Word(unsafe { read_volatile(&raw const (*entry).word) });
-        let Step::Store(new) = generation::synced(word) else {
+        let Step::Store(new) = step(word) else {
             return;
         };
         // SAFETY: the pointer comes from the map; `word` is an aligned u64.
