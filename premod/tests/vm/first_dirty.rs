@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     harness::{Check, Place},
+    races::FAR,
     tests,
     trace::{Trace, about},
     workload::{Mapping, clean_file, now},
@@ -68,22 +69,20 @@ fn one_event_per_period(
 /// btrfs leaves marks behind when two tasks are in each other's way. That cannot be forced; but the sync of one page leaves
 /// the mark of another, and whose it is the mark does not say.
 fn a_dirty_mark_that_outlives_a_sync_hides_nothing_on_btrfs(place: &Place) -> Check {
-    // In two folios, however large the kernel makes them.
-    const FAR: usize = 4 << 20;
     let path = place.file("two-pages");
     let file = clean_file(&path);
-    file.set_len(2 * FAR as u64).expect("a larger file");
+    file.set_len(2 * FAR).expect("a larger file");
     file.sync_all().expect("fsync");
-    let mut mapping = Mapping::shared(&file, 2 * FAR);
+    let mut mapping = Mapping::shared(&file, 2 * FAR as usize);
     let doubts = usize::from(place.filesystem == "btrfs");
     Box::new(move |trace| {
         mapping.store(0, b'1');
-        mapping.store(FAR, b'1');
+        mapping.store(FAR as usize, b'1');
         // SAFETY: a page of the mapping, which stays as it is.
         let synced = unsafe { libc::msync(mapping.at(0).cast(), 4096, libc::MS_SYNC) };
         assert_eq!(synced, 0, "msync: {}", std::io::Error::last_os_error());
         for _ in 0..10 {
-            file.write_at(b"2", FAR as u64).expect("writing");
+            file.write_at(b"2", FAR).expect("writing");
         }
         let events = trace.events();
         assert_eq!(about(&events, &path).len(), 1 + doubts, "{events:?}");

@@ -36,7 +36,7 @@ tests! {
 }
 
 /// Beyond whatever the kernel puts into one folio with the file's beginning.
-const FAR: u64 = 8 << 20;
+pub(crate) const FAR: u64 = 8 << 20;
 
 /// A file that is open for both, is longer than [`FAR`], and clean.
 fn long_file(path: &Path) -> File {

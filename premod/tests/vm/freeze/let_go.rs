@@ -118,10 +118,12 @@ fn a_store_that_somebody_lets_through_is_told(place: &Place) {
         let changed = store.look()[0];
         assert!(changed || lets_premod_flush, "its page was writable");
         freeze.signal(Signal::CONT);
-        let ended = terminate(freeze).expect(if changed { 17 } else { 0 });
-        let told = records(&ended, "violated");
+        let ended = terminate(freeze);
         let is = |line: &&Value| line["pid"] == store.pid() && line["op"] == "mmap";
-        assert_eq!(told.iter().any(is), changed, "{ended:?}");
+        let told = records(&ended, "violated").iter().any(is);
+        // What premod was not in time to prevent it tells, also if nothing has come of it.
+        assert!(told || !changed, "{ended:?}");
+        ended.expect(if told { 17 } else { 0 });
         process::wait_for("it goes on", || store.outcome() == Outcome::Made);
     }
 }
