@@ -16,10 +16,26 @@ use super::{
 };
 use crate::{bpf, build, exec, lint, paths};
 
+/// Where premod's tests are that have deadlines: not beside a VM, which takes the CPUs for as long as it likes.
+const WITH_DEADLINES: &str = "freeze::tests::";
+
+/// Which tests run.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// All whose name contains this, if it is given.
+    All(Option<&'a str>),
+    /// All but those that have deadlines.
+    WithoutDeadlines,
+}
+
 /// Runs the checks (unless only some tests are asked for) and the tests.
-pub(crate) fn run(filter: Option<&str>, parts: &Parts) -> Vec<Row> {
+pub(crate) fn run(which: Which<'_>, parts: &Parts) -> Vec<Row> {
     let row = |name: &str, check: &dyn Fn() -> Result<Option<Counts>>| {
         parts.time(name, || row(name, check))
+    };
+    let filter = match which {
+        Which::All(filter) => filter,
+        Which::WithoutDeadlines => None,
     };
     let mut rows = Vec::new();
     if filter.is_none() {
@@ -34,8 +50,16 @@ pub(crate) fn run(filter: Option<&str>, parts: &Parts) -> Vec<Row> {
             bpf_warnings().map(|()| None)
         }));
     }
-    rows.push(row("host tests", &|| tests(filter).map(Some)));
+    rows.push(row("host tests", &|| tests(which).map(Some)));
     rows
+}
+
+/// Runs the tests that [`Which::WithoutDeadlines`] leaves out.
+pub(crate) fn run_with_deadlines(parts: &Parts) -> Row {
+    const NAME: &str = "host tests with deadlines";
+    let mut command = build::cargo();
+    command.args(["test", "--package", "premod", "--lib", "--", WITH_DEADLINES]);
+    parts.time(NAME, || row(NAME, || counted(&mut command).map(Some)))
 }
 
 /// Runs one check and says on stderr what it does and how it went.
@@ -135,7 +159,7 @@ fn bpf_warnings() -> Result<()> {
 
 /// Runs the tests of all crates, doc tests too. Their output goes to stderr as it comes; the
 /// verdict lines in it are counted.
-fn tests(filter: Option<&str>) -> Result<Counts> {
+fn tests(which: Which<'_>) -> Result<Counts> {
     let mut command = build::cargo();
     command.args([
         "test",
@@ -144,8 +168,10 @@ fn tests(filter: Option<&str>) -> Result<Counts> {
         "premod-ebpf",
         "--no-fail-fast",
     ]);
-    if let Some(filter) = filter {
-        command.args(["--", filter]);
+    match which {
+        Which::All(None) => {}
+        Which::All(Some(filter)) => drop(command.args(["--", filter])),
+        Which::WithoutDeadlines => drop(command.args(["--", "--skip", WITH_DEADLINES])),
     }
     let counts = counted(&mut command)?;
     Ok(counts)
