@@ -1,7 +1,7 @@
 //! The records in the ring buffer.
 //!
-//! Each begins with its [`RecordKind`], what filters ask for (the `MARK_…` bits), and the length of the names that follow its fixed part: components of a path,
-//! leaf first, each ended by a NUL byte. User space turns them round.
+//! Each begins with its [`RecordKind`], what filters ask for (the `MARK_…` bits), and the length of the names that follow
+//! its fixed part: components of a path, leaf first, each ended by a NUL byte. User space turns them round.
 //!
 //! A path is told once for each directory: a [`DirectoryRecord`] gives the directory a token, and the
 //! [`FirstDirtyRecord`]s of the files in it carry the token and their own name. A directory's record is reserved before

@@ -138,6 +138,12 @@ unsafe fn read_as<T>(address: u64) -> T {
     }
 }
 
+/// Whether the dentry at this address cannot be found by its name any more.
+#[inline(always)]
+pub(crate) fn is_unhashed(dentry: u64) -> bool {
+    read(dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
+}
+
 /// The running task: process id << 32 | thread id.
 pub(crate) type Task = u64;
 

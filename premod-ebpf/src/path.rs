@@ -14,7 +14,7 @@ use premod_common::event::{
 
 use crate::{
     directories::{self, Identity},
-    kernel::{Inode, Place, load, read, read_u32, untyped},
+    kernel::{Inode, Place, is_unhashed, load, read, read_u32, untyped},
     maps::{EVENTS, fact, setting},
     scratch::{Located, Scratch, Walk, walk_up},
 };
@@ -107,7 +107,7 @@ unsafe extern "C" fn try_name(_index: u64, names: *mut Names) -> i64 {
         return 1;
     }
     let dentry = names.alias - u64::from(fact!(dentry_d_alias));
-    if names.linked == 0 || read(dentry + u64::from(fact!(dentry_d_hash_pprev))) != 0 {
+    if names.linked == 0 || !is_unhashed(dentry) {
         names.found = dentry;
         return 1;
     }

@@ -150,7 +150,9 @@ impl Scope {
             self.switched
         };
         let relinked = std::mem::replace(&mut self.switched, switched) != switched;
-        let mut changed = remounted || relinked || self.excluded.have_moved();
+        // In any case: what it finds moved it opens again, for what follows.
+        let moved = self.excluded.have_moved();
+        let mut changed = remounted || relinked || moved;
         let mut changes = Vec::new();
         for index in self.suspects(stirred, relinked) {
             let path = &mut self.paths[index];

@@ -25,8 +25,9 @@ use premod_common::{
 
 use super::Whereabouts;
 use crate::{
-    kernel::{read, read_u32},
+    kernel::{is_unhashed, read, read_u32},
     maps::{NAMES, SCOPE, fact, setting},
+    path::namespace_of,
     scratch::{Scratch, release, take, walk_up},
 };
 
@@ -265,7 +266,7 @@ fn at_top(search: &mut Search, inode: InodeAddress) -> i64 {
         let mount = search.mount - u64::from(fact!(mount_mnt));
         let parent = read(mount + u64::from(fact!(mount_mnt_parent)));
         if parent != mount && parent != 0 {
-            if read(mount + u64::from(fact!(mount_mnt_ns))) != setting!(namespace) {
+            if namespace_of(search.mount) != setting!(namespace) {
                 search.seen = FOREIGN;
             } else if mount_root != dentry {
                 search.seen = read(mount_root + u64::from(fact!(dentry_d_inode)));
@@ -315,10 +316,4 @@ fn next_name(search: &mut Search) -> i64 {
         search.dentry = dentry;
     }
     0
-}
-
-/// The dentry cannot be found by its name any more.
-#[inline(always)]
-fn is_unhashed(dentry: u64) -> bool {
-    read(dentry + u64::from(fact!(dentry_d_hash_pprev))) == 0
 }
