@@ -165,6 +165,17 @@ pub(crate) fn current_process() -> u32 {
 pub(crate) struct Inode(pub(crate) *const u8);
 
 impl Inode {
+    /// The inode whose pages a mapping holds.
+    ///
+    /// # Safety
+    /// `mapping` is a `struct address_space` that the verifier knows, and not null.
+    #[inline(always)]
+    pub(crate) unsafe fn of_mapping(mapping: *const u8) -> Option<Self> {
+        // SAFETY: the offset is that of host in struct address_space, a pointer.
+        let host: *const u8 = unsafe { load!(mapping, address_space_host) };
+        (!host.is_null()).then_some(Self(host))
+    }
+
     #[inline(always)]
     pub(crate) fn address(self) -> u64 {
         self.0 as u64

@@ -12,7 +12,7 @@ use premod_common::event::Op;
 use crate::{
     arguments::{Arguments, pointer},
     emit::Change,
-    kernel::{Inode, Place, load},
+    kernel::{Inode, Place},
     maps::fact,
     touch::dirtied,
 };
@@ -33,12 +33,11 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
     if mapping.is_null() {
         return 0;
     }
-    // SAFETY: the offset is that of host in struct address_space.
-    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
-    if inode.is_null() {
+    // SAFETY: the tracepoint's argument, which is not null.
+    let Some(inode) = (unsafe { Inode::of_mapping(mapping) }) else {
         return 0;
-    }
-    dirtied(Inode(inode), Place::unknown(), UNKNOWN);
+    };
+    dirtied(inode, Place::unknown(), UNKNOWN);
     0
 }
 

@@ -85,16 +85,15 @@ fn changing(mapping: *const u8, op: Op) {
 /// Out of line, so that the usual way stays short.
 #[inline(never)]
 fn changing_clean(mapping: *const u8, op: u64) -> i32 {
-    // SAFETY: the offset is that of host in struct address_space.
-    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
-    if inode.is_null() {
+    // SAFETY: `changing` has seen that there is a mapping.
+    let Some(inode) = (unsafe { Inode::of_mapping(mapping) }) else {
         return 0;
-    }
+    };
     let change = Change {
         op: op as u8,
         unpaged: false,
         range: None,
     };
-    touch_page(Inode(inode), change);
+    touch_page(inode, change);
     0
 }

@@ -84,17 +84,16 @@ fn direct_write_to_mapping(arguments: &impl Arguments) {
     if mapping.is_null() {
         return;
     }
-    // SAFETY: the offset is that of host in struct address_space.
-    let inode: *const u8 = unsafe { load!(mapping, address_space_host) };
-    if inode.is_null() {
+    // SAFETY: the function's argument, which is not null.
+    let Some(inode) = (unsafe { Inode::of_mapping(mapping) }) else {
         return;
-    }
+    };
     let change = Change {
         op: Op::Write as u8,
         unpaged: true,
         range: None,
     };
-    touch(Inode(inode), Place::unknown(), change);
+    touch(inode, Place::unknown(), change);
 }
 
 entries!("invalidate_inode_pages2_range": invalidate_inode_pages2_range, kprobe_invalidate_inode_pages2_range => direct_write_to_mapping);
