@@ -17,8 +17,10 @@ pub struct Counters {
     pub contended: u64,
     /// Events whose trigger was seen only during or after the modification.
     pub late: u64,
+    /// Renames of directories and switches of symbolic links, each of which makes void what was known of where files are.
+    pub moves: u64,
     /// The rest of the cache line.
-    pub padding: [u64; 2],
+    pub padding: u64,
 }
 
 impl Counters {
@@ -32,7 +34,8 @@ impl Counters {
             untracked: self.untracked + other.untracked,
             contended: self.contended + other.contended,
             late: self.late + other.late,
-            padding: [0; 2],
+            moves: self.moves + other.moves,
+            padding: 0,
         }
     }
 }

@@ -83,6 +83,7 @@ pub(crate) enum Count {
     Untracked,
     Contended,
     Late,
+    Moves,
 }
 
 /// Counts one on this CPU.

@@ -118,15 +118,15 @@ pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
     }
 }
 
-/// Notes that the inode at this address is quiet, as its entry says, for touches through this mount if it is outside, unless the entry has changed since it was read.
+/// Notes that the inode at this address is quiet, as its entry says, unless the entry has changed since it was read. If it is
+/// because it is outside: through which mount, and in which epoch.
 ///
 /// # Safety
 /// `entry` comes from the inode map.
 #[inline(always)]
 pub(crate) unsafe fn learn(
     inode: u64,
-    mount: u64,
-    announced: bool,
+    outside: Option<(u64, u64)>,
     entry: *mut TrackedInode,
     seen: (u64, u64),
 ) {
@@ -137,9 +137,12 @@ pub(crate) unsafe fn learn(
         if before == BUSY || !compare_and_swap(&raw mut (*slot).inode, before, BUSY) {
             return;
         }
-        write_volatile(&raw mut (*slot).epoch, SCOPE_EPOCH.get());
-        write_volatile(&raw mut (*slot).mount, mount);
-        let announced = if announced { ANNOUNCED } else { 0 };
+        let mut announced = ANNOUNCED;
+        if let Some((mount, epoch)) = outside {
+            write_volatile(&raw mut (*slot).epoch, epoch);
+            write_volatile(&raw mut (*slot).mount, mount);
+            announced = 0;
+        }
         // A full barrier: what follows is read after this was seen by everybody.
         exchange(&raw mut (*slot).inode, inode + announced);
         let word = read_volatile(&raw const (*entry).word);

@@ -16,7 +16,7 @@ use self::search::search;
 use crate::{
     atomic::{compare_and_swap, exchange, or},
     kernel::{Inode, Place, untyped},
-    maps::{LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, setting},
+    maps::{Count, LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, count, setting},
     quiet,
 };
 
@@ -72,7 +72,8 @@ pub(crate) unsafe fn whereabouts(
                 if same_mount && same_name && read_volatile(&raw const (*entry).verdict) == kept.0 {
                     if !kept.inside() && mount == place.mount {
                         let word = read_volatile(&raw const (*entry).word);
-                        quiet::learn(inode.address(), place.mount, false, entry, (word, kept.0));
+                        let through = (place.mount, epoch);
+                        quiet::learn(inode.address(), Some(through), entry, (word, kept.0));
                     }
                     return if kept.inside() {
                         Whereabouts::INSIDE
@@ -102,10 +103,11 @@ pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode, inode: Inode) {
     quiet::forget(inode.address());
 }
 
-/// Makes every kept verdict void.
+/// Makes every kept verdict void, and tells user space that there is something to look at.
 #[inline(always)]
 pub(crate) fn forget_verdicts() {
     SCOPE_EPOCH.increase();
+    count(Count::Moves);
 }
 
 /// A name by which a symbolic link is reached was given to something else: what is outside is not known until user space
@@ -114,6 +116,17 @@ pub(crate) fn forget_verdicts() {
 pub(crate) fn link_switched() {
     LINKS_SWITCHED.increase();
     forget_verdicts();
+}
+
+/// Whether what a search has found is true that began in this epoch. Directories that are renamed one after the other may
+/// have been met where they were together at no time, and what user space says of the PATHs may have changed in between.
+#[inline(always)]
+fn holds(found: u64, epoch: u64) -> bool {
+    if found == Whereabouts::OUTSIDE.0 {
+        LINKS_SWITCHED.get() == LINKS_FOLLOWED.get() && SCOPE_EPOCH.get() == epoch
+    } else {
+        found != Whereabouts::CHANGED.0
+    }
 }
 
 /// Finds it out, and keeps the verdict: [`Whereabouts`] as a number.
@@ -131,20 +144,12 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
     }
     let mut epoch = SCOPE_EPOCH.get();
     let mut found = search(inode, dentry, mount);
-    // Directories that are renamed one after the other may be met where they are together at no time.
-    if found == Whereabouts::CHANGED.0
-        || found == Whereabouts::OUTSIDE.0 && SCOPE_EPOCH.get() != epoch
-    {
+    if !holds(found, epoch) {
         epoch = SCOPE_EPOCH.get();
         found = search(inode, dentry, mount);
-        if found == Whereabouts::CHANGED.0
-            || found == Whereabouts::OUTSIDE.0 && SCOPE_EPOCH.get() != epoch
-        {
+        if !holds(found, epoch) {
             found = Whereabouts::UNDECIDED.0;
         }
-    }
-    if found == Whereabouts::OUTSIDE.0 && LINKS_SWITCHED.get() != LINKS_FOLLOWED.get() {
-        found = Whereabouts::UNDECIDED.0;
     }
     if keeps && !entry.is_null() {
         // SAFETY: as above. Nobody else writes the mount while the word is busy.

@@ -216,7 +216,7 @@ extern "C" fn attempt(entry: *mut TrackedInode, word: u64, how: u64, inode: u64)
                 // SAFETY: the pointer comes from the map.
                 unsafe {
                     let verdict = read_volatile(&raw const (*entry).verdict);
-                    quiet::learn(inode, 0, true, entry, (word.0, verdict));
+                    quiet::learn(inode, None, entry, (word.0, verdict));
                 }
             }
             return Outcome::SILENT.0;

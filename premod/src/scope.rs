@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use premod_common::{
     inode::{Enrolled, InodeAddress, ScopeRoot},
     watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
@@ -71,8 +71,8 @@ pub(crate) struct Scope {
     left_out: Vec<(InodeAddress, ScopeRoot)>,
     /// What stands in the maps.
     told: (HashSet<InodeAddress>, HashSet<WatchedName>),
-    /// The epoch at the last look.
-    epoch: u64,
+    /// Renames of directories and switches of links that the kernel side had seen at the last look.
+    moves: u64,
     /// As many switches of symbolic links had been seen then.
     switched: u64,
     looks: Looks,
@@ -113,7 +113,7 @@ impl Scope {
             excluded,
             left_out: Vec::new(),
             told: (HashSet::new(), HashSet::new()),
-            epoch: 0,
+            moves: 0,
             switched: 0,
             looks: Looks::default(),
         };
@@ -135,15 +135,19 @@ impl Scope {
     }
 
     /// Looks whether the PATHs still lead to what they led to, as far as it is time for that; what has changed. What is
-    /// mounted below a PATH belongs to it, and what was decided about files has to be decided again.
+    /// mounted below a PATH belongs to it, and what was decided about files has to be decided again. `moves` is
+    /// [`Counters::moves`], read just now: a look into a map costs the kernel's programs more than it is worth
+    /// ([`crate::kernel::mapped`]).
+    ///
+    /// [`Counters::moves`]: premod_common::counters::Counters::moves
     pub(crate) fn look(
         &mut self,
         enroller: &mut Enroller,
+        moves: u64,
     ) -> Result<Vec<(PathBuf, PathChanged)>, Error> {
         let remounted = self.mounts.have_changed();
-        let epoch = read(&self.maps.epoch)?;
-        let stirred = std::mem::replace(&mut self.epoch, epoch) != epoch || remounted;
-        // Before the look. A switch raises the epoch, too.
+        let stirred = std::mem::replace(&mut self.moves, moves) != moves || remounted;
+        // Before the look. A switch is counted before the move that it is.
         let switched = if stirred {
             read(&self.maps.switched)?
         } else {
@@ -240,7 +244,11 @@ impl Scope {
         Ok(())
     }
 
-    /// Tells the kernel side what it has to know, first what is new, and makes all verdicts void.
+    /// Tells the kernel side what it has to know, and makes all verdicts void.
+    ///
+    /// What it knows changes entry by entry, and searches go on meanwhile. A directory that is expected under its name must
+    /// never lack the names below it that are watched, or what is there would be outside for a moment. So what is new comes
+    /// first, and searches that began before that are void, before any expectation changes; what is old goes last.
     fn tell(&mut self) -> Result<(), Error> {
         let mut all = Enrolment::default();
         for path in &self.paths {
@@ -259,34 +267,52 @@ impl Scope {
         for &(inode, kind) in self.left_out.iter().filter(|(inode, _)| !is_path(inode)) {
             all.add_root(inode, kind);
         }
-        let failed = |error| Error::kernel("cannot put a PATH into the scope maps", &error);
-        for (name, expected) in &all.names {
-            self.maps.names.insert(name, expected, 0).map_err(failed)?;
-        }
+        let (inodes, names) = &mut self.told;
+        let maps = &mut self.maps;
         // All of them: the kernel side removes those whose inodes have left memory.
         for (inode, root) in &all.roots {
-            self.maps.roots.insert(inode, root, 0).map_err(failed)?;
+            maps.roots.insert(inode, root, 0).map_err(full)?;
         }
-        let (inodes, names) = &mut self.told;
+        let (known, new): (Vec<_>, Vec<_>) = all
+            .names
+            .iter()
+            .partition(|&(name, _)| names.contains(name));
+        for (name, expected) in new {
+            maps.names.insert(name, expected, 0).map_err(full)?;
+        }
+        maps.begin_epoch()?;
+        for (name, expected) in known {
+            maps.names.insert(name, expected, 0).map_err(full)?;
+        }
         // What is gone already needs not be removed.
         for inode in inodes.iter().filter(|inode| !all.roots.contains_key(inode)) {
-            let _ = self.maps.roots.remove(inode);
+            let _ = maps.roots.remove(inode);
         }
         for name in names.iter().filter(|name| !all.names.contains_key(name)) {
-            let _ = self.maps.names.remove(name);
+            let _ = maps.names.remove(name);
         }
         *inodes = all.roots.into_keys().collect();
         *names = all.names.into_keys().collect();
-        let epoch = read(&self.maps.epoch)?;
-        let failed = |error| Error::kernel("cannot update the scope", &error);
-        let switched = self.switched;
-        self.maps.followed.set(0, switched, 0).map_err(failed)?;
-        let next = epoch.wrapping_add(EPOCH_STEP);
-        self.maps.epoch.set(0, next, 0).map_err(failed)?;
-        // If directories were renamed since the look, the next one is not spared.
-        self.epoch = self.epoch.wrapping_add(EPOCH_STEP);
-        Ok(())
+        set(&mut maps.followed, self.switched)?;
+        maps.begin_epoch()
     }
+}
+
+impl Maps {
+    /// Makes all verdicts void, and all searches that have begun.
+    fn begin_epoch(&mut self) -> Result<(), Error> {
+        let next = read(&self.epoch)?.wrapping_add(EPOCH_STEP);
+        set(&mut self.epoch, next)
+    }
+}
+
+fn full(error: MapError) -> Error {
+    Error::kernel("cannot put a PATH into the scope maps", &error)
+}
+
+fn set(number: &mut Array<MapData, u64>, value: u64) -> Result<(), Error> {
+    let failed = |error| Error::kernel("cannot update the scope", &error);
+    number.set(0, value, 0).map_err(failed)
 }
 
 fn read(number: &Array<MapData, u64>) -> Result<u64, Error> {

@@ -262,10 +262,13 @@ impl Tracer {
         let Some(scope) = &mut self.scope else {
             return;
         };
-        let changes = scope.look(&mut self.enroller).unwrap_or_else(|error| {
-            tracing::warn!("what has changed just now may not be traced: {error}");
-            Vec::new()
-        });
+        let moves = self.losses.total().moves;
+        let changes = scope
+            .look(&mut self.enroller, moves)
+            .unwrap_or_else(|error| {
+                tracing::warn!("what has changed just now may not be traced: {error}");
+                Vec::new()
+            });
         if changes.is_empty() {
             return;
         }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::Write,
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,7 @@ tests! {
     Alone a_path_follows_its_symbolic_links,
     Alone a_path_that_is_gone_is_waited_for,
     Alone a_path_that_was_never_there_is_waited_for_if_asked on One,
+    Alone nothing_is_missed_while_premod_follows_many_paths,
 }
 
 /// How often each is done: a moment that is missed shows in some of them.
@@ -45,6 +46,16 @@ fn start(place: &Place, options: &[&str], paths: &[&Path]) -> Trace {
 
 fn is_change(record: &Value, path: &Path, change: &str) -> bool {
     record["type"] == "path" && record["change"] == change && path_of(record) == path
+}
+
+/// What a failed assertion has to say of the records.
+fn told(records: &[Value]) -> String {
+    let tell = |record: &Value| {
+        let [kind, path, change] =
+            ["type", "path", "change"].map(|field| record[field].to_string());
+        format!("{kind} {path} {change}\n")
+    };
+    records.iter().map(tell).collect()
 }
 
 /// All records until this one has come.
@@ -131,7 +142,8 @@ fn a_directory_made_anew_is_traced_from_the_first_change_on(place: &Place) {
     assert_eq!(
         about(&records, &path.join("data")).len(),
         ROUNDS,
-        "{records:?}"
+        "{}",
+        told(&records)
     );
 
     // When premod has looked, it is known again what is outside.
@@ -266,4 +278,44 @@ fn a_path_that_was_never_there_is_waited_for_if_asked(place: &Place) {
     let ended = trace.end();
     let waits = format!("premod: {} does not exist yet", path.display());
     assert!(ended.stderr.contains(&waits), "{}", ended.stderr);
+}
+
+/// So many PATHs that the maps are neither old nor new for a while, in which some files are written.
+const MANY: usize = 300;
+
+fn nothing_is_missed_while_premod_follows_many_paths(place: &Place) {
+    let above = place.file("app");
+    let names: Vec<_> = (0..MANY).map(|index| format!("db{index}")).collect();
+    let paths: Vec<_> = names.iter().map(|name| above.join(name)).collect();
+    let make = |directory: &Path| {
+        for name in &names {
+            fs::create_dir_all(directory.join(name)).expect("mkdir");
+        }
+    };
+    make(&above);
+    let given: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+    let mut trace = start(place, &[], &given);
+    for round in 0..5 {
+        let new = place.file("new");
+        make(&new);
+        fs::rename(&above, place.file(&format!("old{round}"))).expect("renaming");
+        fs::rename(&new, &above).expect("renaming");
+        let (mut written, mut records) = (0, Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let is_last = |record: &Value| is_change(record, &paths[MANY - 1], "replaced");
+        while !records.iter().any(is_last) {
+            assert!(Instant::now() < deadline, "{}", told(&records));
+            for _ in 0..MANY {
+                let file = paths[written % MANY].join(format!("{round}-{written}"));
+                fs::write(file, "x").expect("a new file");
+                written += 1;
+            }
+            records.extend(trace.events());
+        }
+        for index in 0..written {
+            let file = paths[index % MANY].join(format!("{round}-{index}"));
+            assert_eq!(about(&records, &file).len(), 1, "{index} of {written}");
+        }
+    }
+    trace.end_cleanly();
 }
