@@ -250,6 +250,9 @@ impl Soak {
             "  of these: skipped by the kernel (recursion misses)",
             ended.skipped,
         );
+        for (hook, skipped) in &self.skipped {
+            number(&format!("    while it was observed, at {hook}"), *skipped);
+        }
         number("untracked, by premod's summary", count("untracked"));
         report::verdict(&self.mounts, &self.judge)
     }
