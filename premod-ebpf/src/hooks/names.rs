@@ -19,6 +19,46 @@ const S_IFLNK: u16 = 0o120_000;
 /// concerns everything below it, and the paths that user space has been told.
 #[fexit(function = "vfs_rename")]
 fn vfs_rename(ctx: FExitContext) -> i32 {
+    renamed(&ctx)
+}
+
+/// `vfs_link(struct dentry *old_dentry, …)`, 6.1 to 7.x. Attached only when PATHs are traced.
+///
+/// A file that was outside by its only name may have become one inside. As long as it has two names its
+/// verdict is found again each time; this is for the time when the old one is gone.
+#[fexit(function = "vfs_link")]
+fn vfs_link(ctx: FExitContext) -> i32 {
+    linked(&ctx)
+}
+
+/// `vfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, const char *oldname, …)`, 6.1 to 7.x.
+/// Attached only when PATHs are traced.
+///
+/// A PATH may lead through the new link.
+#[fexit(function = "vfs_symlink")]
+fn vfs_symlink(ctx: FExitContext) -> i32 {
+    symlinked(&ctx)
+}
+
+// The same once more, for kernels that may skip one.
+
+#[fexit(function = "vfs_rename")]
+fn vfs_rename_again(ctx: FExitContext) -> i32 {
+    renamed(&ctx)
+}
+
+#[fexit(function = "vfs_link")]
+fn vfs_link_again(ctx: FExitContext) -> i32 {
+    linked(&ctx)
+}
+
+#[fexit(function = "vfs_symlink")]
+fn vfs_symlink_again(ctx: FExitContext) -> i32 {
+    symlinked(&ctx)
+}
+
+#[inline(always)]
+fn renamed(ctx: &FExitContext) -> i32 {
     let renamed: *const u8 = ctx.arg(0);
     // SAFETY: the offsets are those of the two dentries in struct renamedata.
     unsafe {
@@ -28,23 +68,15 @@ fn vfs_rename(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `vfs_link(struct dentry *old_dentry, …)`, 6.1 to 7.x. Attached only when PATHs are traced.
-///
-/// A file that was outside by its only name may have become one inside. As long as it has two names its
-/// verdict is found again each time; this is for the time when the old one is gone.
-#[fexit(function = "vfs_link")]
-fn vfs_link(ctx: FExitContext) -> i32 {
+#[inline(always)]
+fn linked(ctx: &FExitContext) -> i32 {
     // SAFETY: the first argument is a dentry.
     unsafe { forget(ctx.arg(0)) };
     0
 }
 
-/// `vfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, const char *oldname, …)`, 6.1 to 7.x.
-/// Attached only when PATHs are traced.
-///
-/// A PATH may lead through the new link.
-#[fexit(function = "vfs_symlink")]
-fn vfs_symlink(ctx: FExitContext) -> i32 {
+#[inline(always)]
+fn symlinked(ctx: &FExitContext) -> i32 {
     // SAFETY: the third argument is a dentry.
     unsafe { forget(ctx.arg(2)) };
     0

@@ -19,11 +19,56 @@ pub(crate) struct Loss {
     pub(crate) reason: LostReason,
 }
 
-/// A program that the kernel may skip, and then something is lost.
+/// Programs that do the same, of which something is lost if the kernel skips all.
 pub(crate) struct Skippable {
     pub(crate) hook: &'static str,
-    pub(crate) fd: OwnedFd,
-    pub(crate) seen: u64,
+    programs: Vec<Skips>,
+}
+
+/// How often the kernel has skipped a program.
+struct Skips {
+    program: OwnedFd,
+    seen: u64,
+    /// Those of the last look that no loss was made of: its twin may have been skipped by the same call, just after the
+    /// look at it.
+    alone: u64,
+}
+
+impl Skippable {
+    pub(crate) const fn new(hook: &'static str) -> Self {
+        Self {
+            hook,
+            programs: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, program: OwnedFd) {
+        self.programs.push(Skips {
+            program,
+            seen: 0,
+            alone: 0,
+        });
+    }
+
+    /// How many calls may have been missed by all of the programs since the last look.
+    fn missed(&mut self) -> u64 {
+        let now = |skips: &Skips| recursion_misses(&skips.program).unwrap_or(skips.seen);
+        let now: Vec<_> = self.programs.iter().map(now).collect();
+        missed(&mut self.programs, &now)
+    }
+}
+
+fn missed(programs: &mut [Skips], now: &[u64]) -> u64 {
+    let grown = |(skips, now): (&Skips, &u64)| now.saturating_sub(skips.seen);
+    let grown: Vec<_> = programs.iter().zip(now).map(grown).collect();
+    let recent = programs.iter().zip(&grown);
+    let missed = recent.map(|(skips, grown)| skips.alone + grown).min();
+    let missed = missed.unwrap_or(0);
+    for (skips, grown) in programs.iter_mut().zip(grown) {
+        skips.seen += grown;
+        skips.alone = (skips.alone + grown - missed).min(grown);
+    }
+    missed
 }
 
 /// The counters of the kernel side and of the kernel itself.
@@ -75,15 +120,16 @@ impl Losses {
     /// Programs that the kernel skipped since the last look.
     pub(crate) fn skipped(&mut self) -> Vec<Loss> {
         let mut losses = Vec::new();
-        for program in &mut self.programs {
-            let misses = recursion_misses(&program.fd).unwrap_or(program.seen);
-            if misses > program.seen {
+        for programs in &mut self.programs {
+            let count = programs.missed();
+            if count > 0 {
                 losses.push(Loss {
-                    count: misses - program.seen,
+                    count,
                     cpu: None,
-                    reason: LostReason::Recursion { hook: program.hook },
+                    reason: LostReason::Recursion {
+                        hook: programs.hook,
+                    },
                 });
-                program.seen = misses;
             }
         }
         losses
@@ -149,5 +195,35 @@ mod tests {
         assert_eq!(look([1, 5]), [loss(1, 0), loss(5, 1)]);
         assert_eq!(look([1, 8]), [loss(3, 1)]);
         assert!(look([1, 8]).is_empty());
+    }
+
+    #[test]
+    fn a_call_is_missed_when_all_programs_were_skipped_at_about_the_same_time() {
+        let skips = || Skips {
+            program: std::fs::File::open("/dev/null").unwrap().into(),
+            seen: 0,
+            alone: 0,
+        };
+        let mut one = [skips()];
+        assert_eq!(
+            [0, 2, 2, 3].map(|now| missed(&mut one, &[now])),
+            [0, 2, 0, 1]
+        );
+
+        let looks: [([u64; 2], u64); 9] = [
+            ([1, 0], 0), // Now, or just before:
+            ([1, 1], 1),
+            ([1, 1], 0),
+            ([2, 1], 0),
+            ([2, 1], 0), // Long ago.
+            ([2, 2], 0),
+            ([5, 4], 3), // The one of the look before, too.
+            ([5, 5], 0),
+            ([6, 5], 1),
+        ];
+        let mut two = [skips(), skips()];
+        for (look, (now, expected)) in looks.into_iter().enumerate() {
+            assert_eq!(missed(&mut two, &now), expected, "look {look}");
+        }
     }
 }

@@ -43,6 +43,9 @@ pub struct Attachment {
     /// Name of the program in the object.
     #[serde(skip)]
     pub program: &'static str,
+    /// Name of a program that does the same: it hangs there as well where the kernel may skip one of them.
+    #[serde(skip)]
+    pub twin: Option<&'static str>,
 }
 
 /// One thing premod listens to, with the ways to do so, best first.
@@ -89,13 +92,33 @@ impl Attachment {
         }
     }
 
-    /// Whether a change may be lost if the kernel skips the program. It never skips one of an LSM hook.
+    /// Whether a change may be lost if the kernel skips the program, and its twin. It never skips one of an LSM hook.
     #[must_use]
     pub fn loses_when_skipped(&self) -> bool {
+        let is_this = |way: &Self| (way.kind, way.target) == (self.kind, self.target);
         self.kind != Kind::Lsm
             && HOOKS
                 .iter()
-                .any(|hook| hook.decides && hook.ways.contains(self))
+                .any(|hook| hook.decides && hook.ways.iter().any(is_this))
+    }
+
+    /// The same way, with a program that hangs there as well.
+    pub(crate) const fn with_twin(self, program: &'static str) -> Self {
+        Self {
+            twin: Some(program),
+            ..self
+        }
+    }
+
+    /// How the twin hangs, if there is one.
+    #[must_use]
+    pub fn of_twin(&self) -> Option<Self> {
+        let twin = |program| Self {
+            program,
+            twin: None,
+            ..*self
+        };
+        self.twin.map(twin)
     }
 }
 
@@ -130,6 +153,7 @@ pub(crate) const fn lsm(target: &'static str, program: &'static str) -> Attachme
         kind: Kind::Lsm,
         target,
         program,
+        twin: None,
     }
 }
 
@@ -138,6 +162,7 @@ pub(crate) const fn fentry(target: &'static str, program: &'static str) -> Attac
         kind: Kind::Fentry,
         target,
         program,
+        twin: None,
     }
 }
 
@@ -146,6 +171,7 @@ pub(crate) const fn fexit(target: &'static str, program: &'static str) -> Attach
         kind: Kind::Fexit,
         target,
         program,
+        twin: None,
     }
 }
 
@@ -154,6 +180,7 @@ pub(crate) const fn tracepoint(target: &'static str, program: &'static str) -> A
         kind: Kind::Tracepoint,
         target,
         program,
+        twin: None,
     }
 }
 
@@ -162,6 +189,7 @@ pub(crate) const fn iterator(target: &'static str, program: &'static str) -> Att
         kind: Kind::Iterator,
         target,
         program,
+        twin: None,
     }
 }
 
@@ -170,6 +198,7 @@ pub(crate) const fn kprobe(target: &'static str, program: &'static str) -> Attac
         kind: Kind::Kprobe,
         target,
         program,
+        twin: None,
     }
 }
 

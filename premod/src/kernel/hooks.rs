@@ -19,7 +19,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "renames",
-        ways: &[fexit("vfs_rename", "vfs_rename")],
+        ways: &[fexit("vfs_rename", "vfs_rename").with_twin("vfs_rename_again")],
         cost: "files renamed into a traced directory would be missed, and paths would be those of before",
         essential: true,
         decides: true,
@@ -27,7 +27,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "hard links",
-        ways: &[fexit("vfs_link", "vfs_link")],
+        ways: &[fexit("vfs_link", "vfs_link").with_twin("vfs_link_again")],
         cost: "files linked into a traced directory that lose their old name would be missed",
         essential: true,
         decides: true,
@@ -35,7 +35,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "symbolic links",
-        ways: &[fexit("vfs_symlink", "vfs_symlink")],
+        ways: &[fexit("vfs_symlink", "vfs_symlink").with_twin("vfs_symlink_again")],
         cost: "where a PATH leads through a new symbolic link would be noticed only after up to 0.1 s",
         essential: false,
         decides: true,

@@ -1,6 +1,6 @@
 //! How a trace begins.
 
-use std::{collections::VecDeque, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf,
@@ -181,7 +181,11 @@ impl TracerBuilder {
         let needed = |hook: &&Hook| hook.when.applies(is_scoped, &environment);
         for hook in HOOKS.iter().filter(needed) {
             match hook.choose(&btf, &environment) {
-                Some(way) => attached.push(way),
+                Some(way) => {
+                    attached.push(way);
+                    let twin = way.of_twin();
+                    attached.extend(twin.filter(|_| environment.preemption.is_anywhere()));
+                }
                 None if hook.essential => {
                     return Err(Error::KernelLacks {
                         release: release(),
@@ -310,27 +314,27 @@ fn mapped(map: Map, cpus: u32) -> Result<MappedArray<Counters>, Error> {
         .map_err(|error| Error::kernel("cannot map the counters", &error))
 }
 
-/// The programs that the kernel must not skip, with descriptors of their own for reading their counters.
+/// The programs that the kernel must not skip, with descriptors of their own for reading their counters. Twins are
+/// skipped only together.
 fn skippable(ebpf: &Ebpf, attached: &[Attachment]) -> Result<Vec<Skippable>, Error> {
-    attached
-        .iter()
-        .filter(|way| way.loses_when_skipped())
-        .filter_map(|way| Some((way, ebpf.program(way.program)?)))
-        .map(|(way, program)| {
-            use std::os::fd::AsFd;
-            let fd = program
-                .fd()
-                .map_err(|error| Error::kernel("cannot watch a program", &error))?
-                .as_fd()
-                .try_clone_to_owned()
-                .map_err(|error| Error::kernel("cannot watch a program", &error))?;
-            Ok(Skippable {
-                hook: way.target,
-                fd,
-                seen: 0,
-            })
-        })
-        .collect()
+    let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
+    let mut all: Vec<(Attachment, Skippable)> = Vec::new();
+    for way in attached.iter().filter(|way| way.loses_when_skipped()) {
+        let Some(program) = ebpf.program(way.program) else {
+            continue;
+        };
+        let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
+        let fd = fd.try_clone_to_owned().map_err(|error| failed(&error))?;
+        match all.last_mut() {
+            Some((first, programs)) if first.of_twin() == Some(*way) => programs.add(fd),
+            _ => {
+                let mut programs = Skippable::new(way.target);
+                programs.add(fd);
+                all.push((*way, programs));
+            }
+        }
+    }
+    Ok(all.into_iter().map(|(_, programs)| programs).collect())
 }
 
 /// The kernel takes powers of two that are multiples of the page size.
