@@ -250,7 +250,8 @@ fn llvm_major(verbose_version: &str) -> Option<u32> {
 }
 
 /// Removes what an outer cargo or the user's shell tells cargo and rustc about the host build:
-/// inherited flags, wrappers, profiles and targets would make a different object, or none.
+/// inherited flags, wrappers, profiles and targets would make a different object, or none. A build script of aya's asks to
+/// be run again when HOST changes: it is set inside of a build script, and not in a shell.
 fn clean_environment(command: &mut Command) {
     const KEPT: [&str; 5] = [
         "CARGO_HOME",
@@ -259,7 +260,8 @@ fn clean_environment(command: &mut Command) {
         "CARGO_REGISTRIES_",
         "CARGO_TERM_",
     ];
-    const DROPPED: [&str; 9] = [
+    const DROPPED: [&str; 10] = [
+        "HOST",
         "RUSTC",
         "RUSTC_WRAPPER",
         "RUSTC_WORKSPACE_WRAPPER",
