@@ -19,8 +19,9 @@ pub struct Counters {
     pub late: u64,
     /// Renames of directories and switches of symbolic links, each of which makes void what was known of where files are.
     pub moves: u64,
-    /// The rest of the cache line.
-    pub padding: u64,
+    /// How often a name was given to something else by which a symbolic link on the way to a PATH is reached. Each is a
+    /// move, too, and counted before it.
+    pub switches: u64,
 }
 
 impl Counters {
@@ -35,7 +36,7 @@ impl Counters {
             contended: self.contended + other.contended,
             late: self.late + other.late,
             moves: self.moves + other.moves,
-            padding: 0,
+            switches: self.switches + other.switches,
         }
     }
 }

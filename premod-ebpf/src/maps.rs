@@ -53,10 +53,10 @@ pub(crate) static LAST_SYNC: Latch = Latch::new();
 #[unsafe(link_section = ".data.epoch")]
 pub(crate) static SCOPE_EPOCH: Latch = Latch::new();
 
-/// How often a name was given to something else by which a symbolic link is reached ([`Watched::LINKS`]), and how many of
-/// these changes user space has followed. In sections of their own, as [`SCOPE_EPOCH`].
-#[unsafe(link_section = ".data.switched")]
+/// How often a name was given to something else by which a symbolic link is reached ([`Watched::LINKS`]).
 pub(crate) static LINKS_SWITCHED: Latch = Latch::new();
+
+/// How many of these changes user space has followed. In a section of its own, as [`SCOPE_EPOCH`].
 #[unsafe(link_section = ".data.followed")]
 pub(crate) static LINKS_FOLLOWED: Latch = Latch::new();
 
@@ -84,6 +84,7 @@ pub(crate) enum Count {
     Contended,
     Late,
     Moves,
+    Switches,
 }
 
 /// Counts one on this CPU.

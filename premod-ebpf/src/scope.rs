@@ -115,6 +115,7 @@ pub(crate) fn forget_verdicts() {
 #[inline(always)]
 pub(crate) fn link_switched() {
     LINKS_SWITCHED.increase();
+    count(Count::Switches);
     forget_verdicts();
 }
 

@@ -15,6 +15,7 @@ use std::{
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use premod_common::{
+    counters::Counters,
     inode::{Enrolled, InodeAddress, ScopeRoot},
     watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
 };
@@ -53,8 +54,7 @@ pub(crate) struct Maps {
     pub(crate) roots: HashMap<MapData, InodeAddress, u32>,
     pub(crate) names: HashMap<MapData, WatchedName, Expected>,
     pub(crate) epoch: Array<MapData, u64>,
-    /// How often the kernel side has seen a symbolic link switched, and how often user space has looked since.
-    pub(crate) switched: Array<MapData, u64>,
+    /// How many switches of symbolic links user space has followed ([`Counters::switches`]).
     pub(crate) followed: Array<MapData, u64>,
 }
 
@@ -71,10 +71,9 @@ pub(crate) struct Scope {
     left_out: Vec<(InodeAddress, ScopeRoot)>,
     /// What stands in the maps.
     told: (HashSet<InodeAddress>, HashSet<WatchedName>),
-    /// Renames of directories and switches of links that the kernel side had seen at the last look.
+    /// What the kernel side had seen at the last look: renames of directories, and switches of symbolic links.
     moves: u64,
-    /// As many switches of symbolic links had been seen then.
-    switched: u64,
+    switches: u64,
     looks: Looks,
 }
 
@@ -114,7 +113,7 @@ impl Scope {
             left_out: Vec::new(),
             told: (HashSet::new(), HashSet::new()),
             moves: 0,
-            switched: 0,
+            switches: 0,
             looks: Looks::default(),
         };
         for path in &mut scope.paths {
@@ -135,25 +134,17 @@ impl Scope {
     }
 
     /// Looks whether the PATHs still lead to what they led to, as far as it is time for that; what has changed. What is
-    /// mounted below a PATH belongs to it, and what was decided about files has to be decided again. `moves` is
-    /// [`Counters::moves`], read just now: a look into a map costs the kernel's programs more than it is worth
-    /// ([`crate::kernel::mapped`]).
-    ///
-    /// [`Counters::moves`]: premod_common::counters::Counters::moves
+    /// mounted below a PATH belongs to it, and what was decided about files has to be decided again. The
+    /// kernel side has counted so far what moved.
     pub(crate) fn look(
         &mut self,
         enroller: &mut Enroller,
-        moves: u64,
+        counted: &Counters,
     ) -> Result<Vec<(PathBuf, PathChanged)>, Error> {
         let remounted = self.mounts.have_changed();
-        let stirred = std::mem::replace(&mut self.moves, moves) != moves || remounted;
-        // Before the look. A switch is counted before the move that it is.
-        let switched = if stirred {
-            read(&self.maps.switched)?
-        } else {
-            self.switched
-        };
-        let relinked = std::mem::replace(&mut self.switched, switched) != switched;
+        let differs = |before: &mut u64, now: u64| std::mem::replace(before, now) != now;
+        let relinked = differs(&mut self.switches, counted.switches);
+        let stirred = differs(&mut self.moves, counted.moves) || relinked || remounted;
         // In any case: what it finds moved it opens again, for what follows.
         let moved = self.excluded.have_moved();
         let mut changed = remounted || relinked || moved;
@@ -293,7 +284,7 @@ impl Scope {
         }
         *inodes = all.roots.into_keys().collect();
         *names = all.names.into_keys().collect();
-        set(&mut maps.followed, self.switched)?;
+        set(&mut maps.followed, self.switches)?;
         maps.begin_epoch()
     }
 }

@@ -236,7 +236,6 @@ impl TracerBuilder {
                 roots: typed(take(&mut ebpf, "SCOPE")?)?,
                 names: typed(take(&mut ebpf, "NAMES")?)?,
                 epoch: typed(take(&mut ebpf, ".data.epoch")?)?,
-                switched: typed(take(&mut ebpf, ".data.switched")?)?,
                 followed: typed(take(&mut ebpf, ".data.followed")?)?,
             };
             Some(Scope::enrol(paths, excluded, maps, &mut enroller, learnt)?)

@@ -262,9 +262,9 @@ impl Tracer {
         let Some(scope) = &mut self.scope else {
             return;
         };
-        let moves = self.losses.total().moves;
+        let counted = self.losses.total();
         let changes = scope
-            .look(&mut self.enroller, moves)
+            .look(&mut self.enroller, &counted)
             .unwrap_or_else(|error| {
                 tracing::warn!("what has changed just now may not be traced: {error}");
                 Vec::new()

@@ -295,7 +295,7 @@ fn nothing_is_missed_while_premod_follows_many_paths(place: &Place) {
     make(&above);
     let given: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
     let mut trace = start(place, &[], &given);
-    for round in 0..5 {
+    for round in 0..3 {
         let new = place.file("new");
         make(&new);
         fs::rename(&above, place.file(&format!("old{round}"))).expect("renaming");
