@@ -90,9 +90,11 @@ pub async fn run(settings: Settings) -> Result<u8> {
         builder = builder.exclude(place);
     }
     for cgroup in &settings.filter.cgroups {
-        if let Cgroup::Tree(id) = cgroup {
-            builder = builder.cgroup(*id);
-        }
+        builder = match cgroup {
+            Cgroup::Tree(id) => builder.cgroup(*id),
+            Cgroup::Directory(path) => builder.cgroup_directory(path),
+            Cgroup::Alone(_) => builder,
+        };
     }
     let mut tracer = builder
         .buffer_size(settings.buffer_size)
