@@ -21,7 +21,7 @@ use premod_common::{
 use rustix::fs::{FileType, Mode, OFlags};
 
 pub(crate) use self::watched::Watched;
-use self::watched::{Enrolment, kind_of};
+use self::watched::{Enrolment, Shared, kind_of};
 use crate::{
     error::Error,
     events::PathChanged,
@@ -61,6 +61,7 @@ pub(crate) struct Maps {
 /// The scope map and what keeps it true.
 pub(crate) struct Scope {
     paths: Vec<Watched>,
+    shared: Shared,
     maps: Maps,
     mounts: Mounts,
     learnt: Learnt,
@@ -106,6 +107,7 @@ impl Scope {
         })?;
         let mut scope = Self {
             paths,
+            shared: Shared::default(),
             maps,
             mounts,
             learnt,
@@ -118,7 +120,7 @@ impl Scope {
             looks: Looks::default(),
         };
         for path in &mut scope.paths {
-            path.examine(enroller, &learnt, true)?;
+            path.examine(enroller, &learnt, &mut scope.shared, true)?;
         }
         scope.excluded.check(enroller)?;
         scope.enrol_mounts(enroller)?;
@@ -160,7 +162,7 @@ impl Scope {
         let mut changes = Vec::new();
         for index in self.suspects(stirred, relinked) {
             let path = &mut self.paths[index];
-            let (change, any) = path.examine(enroller, &self.learnt, false)?;
+            let (change, any) = path.examine(enroller, &self.learnt, &mut self.shared, false)?;
             changes.extend(change.map(|change| (path.given().to_owned(), change)));
             changed |= any;
         }
