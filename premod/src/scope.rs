@@ -18,7 +18,7 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, ScopeRoot},
     watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
 };
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, statx};
 
 pub(crate) use self::watched::Watched;
 use self::watched::{Enrolment, Shared, kind_of};
@@ -228,8 +228,10 @@ impl Scope {
             .filter_map(|mount| {
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
                 let file = rustix::fs::open(mount, flags, Mode::empty()).ok()?;
-                let status = rustix::fs::fstat(&file).ok()?;
-                let kind = kind_of(FileType::from_raw_mode(status.st_mode))?;
+                // Whatever it is that is mounted there, and whoever serves it: nobody is asked, and so nobody waited for.
+                let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+                let status = statx(&file, "", flags, StatxFlags::TYPE).ok()?;
+                let kind = kind_of(FileType::from_raw_mode(status.stx_mode.into()))?;
                 Some((file, kind))
             })
             .collect();
