@@ -104,6 +104,7 @@ pub(crate) fn call(registers: *const u8) -> Option<u64> {
     // SAFETY: the offsets are those of ax and orig_ax in struct pt_regs.
     unsafe {
         let result: i64 = load!(registers, pt_regs_ax);
-        (result == -ENOSYS).then(|| load!(registers, pt_regs_orig_ax))
+        // The kernel goes by 32 bits of the number, and keeps all that it was given.
+        (result == -ENOSYS).then(|| load!(registers, pt_regs_orig_ax: u64) & 0xffff_ffff)
     }
 }

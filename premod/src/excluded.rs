@@ -12,7 +12,7 @@ use std::{
 };
 
 use premod_common::inode::{Enrolled, InodeAddress, ScopeRoot};
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, stat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 
 use crate::{
     error::Error,
@@ -35,23 +35,30 @@ pub(crate) struct Excluded {
 /// A directory by its name.
 struct Place {
     path: PathBuf,
+    /// The mount that the name led to at the start.
+    mount: u64,
     /// What has that name now. It stays open, so that its inode stays in memory and keeps its address.
     directory: Option<Directory>,
 }
 
+/// Device and number.
+type Identity = (u32, u32, u64);
+
 struct Directory {
     file: OwnedFd,
-    /// What `stat` says of it.
-    id: (u64, u64),
+    id: Identity,
+    /// The mount that it was opened by.
+    mount: u64,
 }
 
 impl Directory {
+    /// Opens what has this name itself: a symbolic link that somebody has put there would lead anywhere.
     fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty())?;
-        let status = rustix::fs::fstat(&file)?;
-        let id = (status.st_dev, status.st_ino);
-        Ok(Self { file, id })
+        let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let id = identity(&file, Path::new(""))?;
+        let mount = mount_of(&file)?;
+        Ok(Self { file, id, mount })
     }
 }
 
@@ -74,8 +81,10 @@ impl Excluded {
                     place = path.display()
                 )));
             }
+            let directory = Directory::open(&canonical).map_err(refused)?;
             Ok(Place {
-                directory: Some(Directory::open(&canonical).map_err(refused)?),
+                mount: directory.mount,
+                directory: Some(directory),
                 path: canonical,
             })
         });
@@ -154,17 +163,49 @@ impl Excluded {
 
 impl Place {
     fn has_moved(&mut self) -> bool {
-        let now = stat(&self.path)
-            .ok()
-            .map(|status| (status.st_dev, status.st_ino));
+        let now = identity(CWD, &self.path).ok();
         let before = self.directory.as_ref().map(|directory| directory.id);
         if now == before {
             return false;
         }
-        self.directory = Directory::open(&self.path).ok();
+        let there = Directory::open(&self.path).ok();
+        if let Some(directory) = &there
+            && directory.mount != self.mount
+            && !is_by_itself(&mounts::table(), &self.path, directory.mount)
+        {
+            // What is hidden by the mount lies there still.
+            return false;
+        }
+        self.directory = there;
         let after = self.directory.as_ref().map(|directory| directory.id);
         after != before
     }
+}
+
+/// Whether what another mount shows under the place's name lies there and nowhere else, as far as mounts go: what is in
+/// the place of a directory that was mounted over has to be seen by its other names. A mount on the place itself is one
+/// of those below it ([`only_below`]).
+fn is_by_itself(table: &[Mounted], place: &Path, mount: u64) -> bool {
+    table.iter().any(|mounted| {
+        let is_the_same = |other: &&Mounted| other.device == mounted.device;
+        mounted.id == mount
+            && mounted.root == Path::new("/")
+            && mounted.point != place
+            && table.iter().filter(is_the_same).count() == 1
+    })
+}
+
+/// What has this name. Whoever serves its filesystem is not asked, and so not waited for.
+fn identity(directory: impl AsFd, name: &Path) -> io::Result<Identity> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(directory, name, flags, StatxFlags::INO)?;
+    Ok((status.stx_dev_major, status.stx_dev_minor, status.stx_ino))
+}
+
+fn mount_of(file: impl AsFd) -> io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(file, "", flags, StatxFlags::MNT_ID)?;
+    Ok(status.stx_mnt_id)
 }
 
 /// The mounts of whole filesystems that are mounted at or below these places and nowhere else.
@@ -188,8 +229,7 @@ fn root_of(mount: &Mounted) -> Option<OwnedFd> {
     // Without O_DIRECTORY, nothing is mounted by being looked at.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(&mount.point, flags, Mode::empty()).ok()?;
-    let status = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    (status.stx_mnt_id == mount.id).then_some(root)
+    (mount_of(&root).ok()? == mount.id).then_some(root)
 }
 
 #[cfg(test)]
@@ -248,6 +288,45 @@ mod tests {
         std::fs::remove_dir(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(excluded.have_moved() && !excluded.have_moved());
+    }
+
+    #[test]
+    fn a_place_leads_nowhere_else() {
+        let parent = crate::freeze::tests::Directory::new();
+        let [above, other] = ["above", "other"].map(|name| parent.path.join(name));
+        let path = above.join("cache");
+        for directory in [&path, &other.join("cache")] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        let mut excluded = Excluded::open(std::slice::from_ref(&path), &[]).unwrap();
+        let has = |excluded: &Excluded| excluded.places[0].directory.is_some();
+        std::fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(excluded.have_moved() && !has(&excluded));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_dir(&above).unwrap();
+        std::os::unix::fs::symlink(&other, &above).unwrap();
+        assert!(!excluded.have_moved() && !has(&excluded));
+        std::fs::remove_file(&above).unwrap();
+        std::fs::create_dir_all(&path).unwrap();
+        assert!(excluded.have_moved() && has(&excluded));
+    }
+
+    #[test]
+    fn what_is_mounted_over_a_place_lies_there_if_it_does_nowhere_else() {
+        let table = table(&[
+            ("8:1", "/", "/"),
+            ("8:2", "/", "/srv"),
+            ("8:3", "/", "/srv/a"),
+            ("8:1", "/data", "/srv/b"),
+            ("8:4", "/", "/srv/c"),
+            ("8:4", "/", "/home"),
+        ]);
+        let is_by_itself = |mount, place| is_by_itself(&table, Path::new(place), mount);
+        assert!(is_by_itself(1, "/srv/cache") && is_by_itself(2, "/srv/a/cache"));
+        assert!(!is_by_itself(2, "/srv/a"), "one of those below it");
+        assert!(!is_by_itself(3, "/srv/b/cache") && !is_by_itself(4, "/srv/c/cache"));
+        assert!(!is_by_itself(0, "/cache") && !is_by_itself(9, "/srv/cache"));
     }
 
     #[test]

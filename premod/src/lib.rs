@@ -37,6 +37,7 @@ macro_rules! say {
     };
 }
 
+mod cgroups;
 pub mod cli;
 pub mod commands;
 pub mod doctor;

@@ -19,10 +19,10 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, ScopeRoot},
     watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
 };
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, statx};
 
 pub(crate) use self::watched::Watched;
-use self::watched::{Enrolment, kind_of};
+use self::watched::{Enrolment, Shared, kind_of};
 use crate::{
     error::Error,
     events::PathChanged,
@@ -61,6 +61,7 @@ pub(crate) struct Maps {
 /// The scope map and what keeps it true.
 pub(crate) struct Scope {
     paths: Vec<Watched>,
+    shared: Shared,
     maps: Maps,
     mounts: Mounts,
     learnt: Learnt,
@@ -105,6 +106,7 @@ impl Scope {
         })?;
         let mut scope = Self {
             paths,
+            shared: Shared::default(),
             maps,
             mounts,
             learnt,
@@ -117,7 +119,7 @@ impl Scope {
             looks: Looks::default(),
         };
         for path in &mut scope.paths {
-            path.examine(enroller, &learnt, true)?;
+            path.examine(enroller, &learnt, &mut scope.shared, true)?;
         }
         scope.excluded.check(enroller)?;
         scope.enrol_mounts(enroller)?;
@@ -151,7 +153,7 @@ impl Scope {
         let mut changes = Vec::new();
         for index in self.suspects(stirred, relinked) {
             let path = &mut self.paths[index];
-            let (change, any) = path.examine(enroller, &self.learnt, false)?;
+            let (change, any) = path.examine(enroller, &self.learnt, &mut self.shared, false)?;
             changes.extend(change.map(|change| (path.given().to_owned(), change)));
             changed |= any;
         }
@@ -217,8 +219,10 @@ impl Scope {
             .filter_map(|mount| {
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
                 let file = rustix::fs::open(mount, flags, Mode::empty()).ok()?;
-                let status = rustix::fs::fstat(&file).ok()?;
-                let kind = kind_of(FileType::from_raw_mode(status.st_mode))?;
+                // Whatever it is that is mounted there, and whoever serves it: nobody is asked, and so nobody waited for.
+                let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+                let status = statx(&file, "", flags, StatxFlags::TYPE).ok()?;
+                let kind = kind_of(FileType::from_raw_mode(status.stx_mode.into()))?;
                 Some((file, kind))
             })
             .collect();

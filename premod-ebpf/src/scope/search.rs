@@ -9,7 +9,7 @@
 //! space has still to look where the PATH leads to now, and until then what is below is undecided.
 //!
 //! An excluded directory ends the way of a name as the top does; but not one that is met beyond a mount: where a file is
-//! mounted is the choice of whoever does it.
+//! mounted is the choice of whoever does it. A file is left out only if all of its names are known.
 
 use core::{
     ffi::c_void,
@@ -56,6 +56,9 @@ pub(crate) struct Search {
     decided: u64,
     /// Some name leads nobody knows where to.
     unsure: u64,
+    /// Some name leads to what is left out, and so many names have been tried: the others may lead anywhere.
+    excluded: u64,
+    names: u64,
     /// [`UNFINISHED`], or [`Whereabouts`] as a number.
     outcome: u64,
 }
@@ -117,6 +120,8 @@ fn begin(search: &mut Search, inode: u64, dentry: u64, mount: u64) {
         mounts: 0,
         decided: 0,
         unsure: 0,
+        excluded: 0,
+        names: 0,
         outcome: UNFINISHED,
     };
 }
@@ -151,6 +156,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut *mut Scratch) -> i64 {
         }
         if is_excluded(kind_of(root), parent == dentry) && search.mounts == 0 {
             search.decided = 1;
+            search.excluded = 1;
             search.dentry = 0;
             return 0;
         }
@@ -292,7 +298,8 @@ fn at_top(search: &mut Search, inode: InodeAddress) -> i64 {
 fn next_name(search: &mut Search) -> i64 {
     if search.alias == 0 {
         // Its only name decides, even if it was opened without one.
-        let sure = search.unsure == 0 || search.links == 1;
+        let sure = search.links == 1
+            || search.unsure == 0 && (search.excluded == 0 || search.names >= search.links);
         search.outcome = if search.decided != 0 && sure {
             Whereabouts::OUTSIDE.0
         } else {
@@ -314,6 +321,7 @@ fn next_name(search: &mut Search) -> i64 {
     search.mounts = 0;
     if search.links == 0 || !is_unhashed(dentry) {
         search.dentry = dentry;
+        search.names += 1;
     }
     0
 }

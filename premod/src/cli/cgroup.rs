@@ -4,17 +4,15 @@ use std::{fs::File, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::fs::fstatfs;
 
-use crate::output::Cgroup;
-
-/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
+use crate::{cgroups::CGROUP2_MAGIC, output::Cgroup};
 
 /// A cgroup and those below it, or with `=` before it that one alone: its directory, or its id, which is the inode
 /// number of the directory.
 pub(super) fn cgroup(text: &str) -> Result<Cgroup, String> {
     match text.strip_prefix('=') {
         Some(alone) => id(alone).map(Cgroup::Alone),
-        None => id(text).map(Cgroup::Tree),
+        None if text.parse::<u64>().is_ok() => id(text).map(Cgroup::Tree),
+        None => id(text).map(|_| Cgroup::Directory(text.into())),
     }
 }
 

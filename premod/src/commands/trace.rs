@@ -14,7 +14,7 @@ use super::{
     child::{self, Running},
     complain_of, descriptors,
     drain::{Hurry, drain},
-    inherited::Inherited,
+    inherited::{Inherited, stdout_was_closed},
     signals::Signals,
 };
 use crate::{
@@ -79,6 +79,13 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let paths = settings.paths.read()?;
     descriptors::must_suffice_for(paths.len())?;
     child::check(&settings.command)?;
+    if settings.output.is_none() && stdout_was_closed() {
+        return Err(Failed::from(OutputError::Write {
+            to: "stdout".to_owned(),
+            source: std::io::Error::from_raw_os_error(libc::EBADF),
+        })
+        .into());
+    }
     let destination = Destination::open(settings.output.as_deref()).map_err(Failed::from)?;
     if settings.output.is_some() {
         for path in &paths {
@@ -90,9 +97,11 @@ pub async fn run(settings: Settings) -> Result<u8> {
         builder = builder.exclude(place);
     }
     for cgroup in &settings.filter.cgroups {
-        if let Cgroup::Tree(id) = cgroup {
-            builder = builder.cgroup(*id);
-        }
+        builder = match cgroup {
+            Cgroup::Tree(id) => builder.cgroup(*id),
+            Cgroup::Directory(path) => builder.cgroup_directory(path),
+            Cgroup::Alone(_) => builder,
+        };
     }
     let mut tracer = builder
         .buffer_size(settings.buffer_size)

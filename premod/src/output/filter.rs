@@ -1,23 +1,27 @@
 //! Which events are shown.
 
+use std::path::PathBuf;
+
 use super::Exclude;
 use crate::events::{FirstDirty, Op, Pid, Tid};
 
 /// In which cgroup a change is caused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cgroup {
     /// In the one with this id or in one below it. [`TracerBuilder::cgroup`](crate::TracerBuilder::cgroup) has to ask
     /// for it, too.
     Tree(u64),
+    /// The same for whichever has this directory: [`TracerBuilder::cgroup_directory`](crate::TracerBuilder::cgroup_directory).
+    Directory(PathBuf),
     /// In the one with this id and in no other.
     Alone(u64),
 }
 
 impl Cgroup {
-    fn has(self, event: &FirstDirty) -> bool {
+    fn has(&self, event: &FirstDirty) -> bool {
         match self {
-            Self::Tree(_) => event.in_cgroup,
-            Self::Alone(id) => event.cgroup == id,
+            Self::Tree(_) | Self::Directory(_) => event.in_cgroup,
+            Self::Alone(id) => event.cgroup == *id,
         }
     }
 }

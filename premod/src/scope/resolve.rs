@@ -98,6 +98,12 @@ impl Resolved {
         last | links
     }
 
+    /// The directories in which there are symbolic links on the way.
+    pub(super) fn directories_of_links(&self) -> impl Iterator<Item = &Node> {
+        let links = self.steps.iter().filter(|step| step.target.is_some());
+        links.map(|step| &self.nodes[step.directory])
+    }
+
     /// What the path leads to.
     pub(super) fn node(&self) -> Option<&Node> {
         self.end.ok().map(|index| &self.nodes[index])

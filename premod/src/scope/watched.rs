@@ -3,8 +3,10 @@
 use std::{
     collections::HashMap,
     ffi::OsString,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
 };
 
 use premod_common::{
@@ -15,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, FileType};
 
 use super::{
     check,
-    resolve::{Identity, Resolved, leads_nowhere},
+    resolve::{Identity, Node, Resolved, leads_nowhere},
 };
 use crate::{
     error::Error,
@@ -66,6 +68,22 @@ struct Found {
 /// A name on the way: its directory, what has it, and where that leads to if it is a symbolic link.
 type Name = (Identity, Option<Identity>, Option<OsString>);
 
+/// Directories that stay open for several PATHs.
+#[derive(Default)]
+pub(super) struct Shared(HashMap<Identity, Weak<OwnedFd>>);
+
+impl Shared {
+    fn hold(&mut self, node: &Node) -> io::Result<Arc<OwnedFd>> {
+        if let Some(held) = self.0.get(&node.identity).and_then(Weak::upgrade) {
+            return Ok(held);
+        }
+        self.0.retain(|_, held| held.strong_count() > 0);
+        let held = Arc::new(node.file.try_clone()?);
+        self.0.insert(node.identity, Arc::downgrade(&held));
+        Ok(held)
+    }
+}
+
 /// A PATH that is watched.
 pub(crate) struct Watched {
     given: PathBuf,
@@ -78,6 +96,8 @@ pub(crate) struct Watched {
     /// What it leads to, or where it ends, stays open, so that its inode stays in memory and keeps its address, and its
     /// number is not used again. What is above stays in memory with it.
     kept: Option<OwnedFd>,
+    /// The same for the directories of the symbolic links on the way, which need not lie above.
+    of_links: Vec<Arc<OwnedFd>>,
     /// It was said that what is there now cannot be traced.
     complained: bool,
 }
@@ -97,6 +117,7 @@ impl Watched {
             way: Vec::new(),
             enrolment: Enrolment::default(),
             kept: None,
+            of_links: Vec::new(),
             complained: false,
         };
         // Lets the kernel mount what it mounts when a name is looked up (autofs).
@@ -109,7 +130,7 @@ impl Watched {
             }
             Err(_) => {}
         }
-        watched.keep(resolved);
+        watched.keep(resolved, &mut Shared::default());
         Ok(watched)
     }
 
@@ -156,6 +177,7 @@ impl Watched {
         &mut self,
         enroller: &mut Enroller,
         learnt: &Learnt,
+        shared: &mut Shared,
         anew: bool,
     ) -> Result<(Option<PathChanged>, bool), Error> {
         // Whoever may not look cannot tell.
@@ -201,7 +223,7 @@ impl Watched {
             }
             Err(error) => Some(error),
         };
-        self.keep(resolved);
+        self.keep(resolved, shared);
         if let Some(error) = problem {
             if !std::mem::replace(&mut self.complained, true) && !anew {
                 tracing::warn!("{error}");
@@ -225,7 +247,7 @@ impl Watched {
     fn look_at(&self, resolved: &Resolved) -> Result<Found, Error> {
         let node = resolved.node().ok_or_else(|| Error::Path {
             path: self.given.clone(),
-            source: std::io::ErrorKind::NotFound.into(),
+            source: io::ErrorKind::NotFound.into(),
         })?;
         let kind = kind_of(node.kind).ok_or_else(|| Error::NotTraceable {
             path: self.given.clone(),
@@ -239,8 +261,13 @@ impl Watched {
     }
 
     /// Keeps open what has to be.
-    fn keep(&mut self, resolved: Resolved) {
+    fn keep(&mut self, resolved: Resolved, shared: &mut Shared) {
         self.way = way_of(&resolved);
+        self.of_links = resolved
+            .directories_of_links()
+            // With no descriptor left, such a link is looked at by its name only.
+            .filter_map(|node| shared.hold(node).ok())
+            .collect();
         let end = resolved.end.unwrap_or_else(|_| {
             let last = resolved.steps.last();
             last.map_or(0, |step| step.found.unwrap_or(step.directory))

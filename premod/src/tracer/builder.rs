@@ -4,7 +4,7 @@ use std::{collections::VecDeque, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, RingBuf},
+    maps::{Map, MapData, MapError, RingBuf},
 };
 use premod_common::{
     counters::Counters,
@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{LOOK_INTERVAL, Summary, Tracer, batches_in};
 use crate::{
+    cgroups::Cgroups,
     error::Error,
     events::{Decoder, Duplicates, Losses, Skippable},
     excluded::Excluded,
@@ -48,6 +49,7 @@ pub struct TracerBuilder {
     paths: Vec<PathBuf>,
     excluded: Vec<PathBuf>,
     cgroups: Vec<u64>,
+    cgroup_directories: Vec<PathBuf>,
     buffer_size: u32,
     period: Duration,
     include_own: bool,
@@ -61,6 +63,7 @@ impl TracerBuilder {
             paths: Vec::new(),
             excluded: Vec::new(),
             cgroups: Vec::new(),
+            cgroup_directories: Vec::new(),
             buffer_size: DEFAULT_BUFFER_SIZE,
             period: DEFAULT_PERIOD,
             include_own: false,
@@ -96,6 +99,13 @@ impl TracerBuilder {
     #[must_use]
     pub fn cgroup(mut self, id: u64) -> Self {
         self.cgroups.push(id);
+        self
+    }
+
+    /// As [`TracerBuilder::cgroup`], for the cgroup that has this directory: if it is removed and made anew, for that one.
+    #[must_use]
+    pub fn cgroup_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cgroup_directories.push(directory.into());
         self
     }
 
@@ -222,7 +232,7 @@ impl TracerBuilder {
                 own_pid: learnt.own_pid,
                 scoped: scoped as u32,
                 include_own: self.include_own.into(),
-                cgroups: (!self.cgroups.is_empty()).into(),
+                cgroups: (!(self.cgroups.is_empty() && self.cgroup_directories.is_empty())).into(),
             },
             buffer_size: ring_size(self.buffer_size)?,
             inodes: TRACKED_MAX,
@@ -242,7 +252,8 @@ impl TracerBuilder {
         } else {
             None
         };
-        ask_for_cgroups(&mut ebpf, &self.cgroups)?;
+        let cgroups = typed(take(&mut ebpf, "CGROUPS")?)?;
+        let cgroups = Cgroups::ask(cgroups, &self.cgroups, &self.cgroup_directories)?;
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
         let counters = mapped(take(&mut ebpf, "COUNTERS")?, setup.cpus)?;
 
@@ -262,6 +273,7 @@ impl TracerBuilder {
             ebpf,
             enroller,
             scope,
+            cgroups,
             attached,
             bpf_lsm: environment.bpf_lsm_is_active(),
             events,
@@ -279,17 +291,6 @@ impl TracerBuilder {
             stopped: false,
         })
     }
-}
-
-/// Tells the programs which cgroups are asked for.
-fn ask_for_cgroups(ebpf: &mut Ebpf, cgroups: &[u64]) -> Result<(), Error> {
-    let map = ebpf.map_mut("CGROUPS").ok_or_else(|| no_map("CGROUPS"))?;
-    let mut map: HashMap<_, u64, u32> = typed(map)?;
-    for id in cgroups {
-        map.insert(id, 0, 0)
-            .map_err(|error| Error::kernel("cannot ask for so many cgroups", &error))?;
-    }
-    Ok(())
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {

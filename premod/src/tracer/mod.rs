@@ -24,6 +24,7 @@ use tokio::{io::unix::AsyncFd, time::Interval};
 
 pub use self::builder::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, TracerBuilder};
 use crate::{
+    cgroups::Cgroups,
     events::{Clocks, Decoder, Duplicates, Losses, Lost, PathChange, Record},
     kernel::{attach::Attachment, enrol::Enroller},
     scope::Scope,
@@ -76,6 +77,7 @@ pub struct Tracer {
     ebpf: Ebpf,
     enroller: Enroller,
     scope: Option<Scope>,
+    cgroups: Cgroups,
     attached: Vec<Attachment>,
     bpf_lsm: bool,
     events: AsyncFd<RingBuf<MapData>>,
@@ -118,6 +120,7 @@ impl Tracer {
         loop {
             self.look.tick().await;
             self.look_at_paths();
+            self.cgroups.look();
         }
     }
 
@@ -218,6 +221,7 @@ impl Tracer {
             drop(item);
             self.seq += 1;
             event.seq = self.seq;
+            self.cgroups.decide(&mut event);
             self.summary.events += 1;
             self.summary.undecided += u64::from(event.path.undecided);
             self.pending.push_back(Record::FirstDirty(event));
@@ -255,6 +259,7 @@ impl Tracer {
             self.note_losses(true);
         }
         self.look_at_paths();
+        self.cgroups.look();
     }
 
     /// Looks whether the PATHs still lead to what they led to.

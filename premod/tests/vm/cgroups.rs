@@ -15,6 +15,7 @@ use crate::{
 tests! {
     Alone a_cgroup_is_asked_for_with_all_below_it,
     Alone a_cgroup_is_asked_for_alone,
+    Alone a_cgroup_that_is_made_anew_is_asked_for_from_the_first_event_on,
     Alone what_is_no_cgroup_is_refused on One,
 }
 
@@ -134,6 +135,48 @@ fn a_cgroup_is_asked_for_alone(place: &Place) {
         ),
         ["itself", "by-id"]
     );
+}
+
+fn a_cgroup_that_is_made_anew_is_asked_for_from_the_first_event_on(place: &Place) {
+    let pod = Group::new("premod-anew");
+    let own = fs::read_to_string("/proc/self/cgroup").expect("cgroup v2");
+    let own = own.trim().rsplit(':').next().expect("a path");
+    let own = format!("=/sys/fs/cgroup{own}");
+    let here = place.directory.to_str().expect("a plain path");
+    let arguments = ["--cgroup", &own, "--cgroup", pod.path(), here];
+    let mut trace = Trace::start_with(&place.directory, &arguments);
+    pod.write(&place.file("first"));
+    // Before premod has a chance to look, and after.
+    let premod = rustix::process::Pid::from_raw(trace.pid().cast_signed()).expect("an id");
+    let send = |signal| rustix::process::kill_process(premod, signal).expect("premod runs");
+    send(rustix::process::Signal::STOP);
+    pod.remove();
+    fs::create_dir(&pod.0).expect("mkdir");
+    let below = Group::new("premod-anew/below");
+    let other = Group::new("premod-anew-other");
+    for (group, name) in [(&pod, "again"), (&below, "below"), (&other, "other")] {
+        group.write(&place.file(name));
+    }
+    send(rustix::process::Signal::CONT);
+    let mut events = trace.events();
+    below.write(&place.file("later"));
+    other.write(&place.file("other-later"));
+    events.extend(trace.events());
+    // One that is there for so short a time that nobody sees whose it is.
+    send(rustix::process::Signal::STOP);
+    below.remove();
+    pod.remove();
+    fs::create_dir(&pod.0).expect("mkdir");
+    pod.write(&place.file("short"));
+    pod.remove();
+    send(rustix::process::Signal::CONT);
+    events.extend(trace.events());
+    trace.end_cleanly();
+    let names: Vec<_> = events
+        .iter()
+        .filter_map(|event| Some(path_of(event).file_name()?.to_str()?.to_owned()))
+        .collect();
+    assert_eq!(names, ["first", "again", "below", "later", "short"]);
 }
 
 fn what_is_no_cgroup_is_refused(place: &Place) {

@@ -2,6 +2,8 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -19,9 +21,11 @@ tests! {
     Alone a_directory_is_left_out_by_whatever_path,
     Alone no_mount_of_others_leaves_anything_out,
     Alone a_file_is_left_out_with_all_its_names_only,
+    Alone a_file_with_a_name_that_the_kernel_does_not_know_is_not_left_out,
     Alone without_a_path_everything_else_is_traced,
     Alone a_filesystem_below_is_left_out_if_it_is_mounted_nowhere_else,
     Alone a_place_is_whatever_has_its_name_now,
+    Alone what_a_place_is_made_to_lead_to_is_not_left_out,
 }
 
 /// Time enough for premod to have looked at names and mounts again.
@@ -180,6 +184,37 @@ fn a_file_is_left_out_with_all_its_names_only(place: &Place) {
     trace.end_cleanly();
 }
 
+fn a_file_with_a_name_that_the_kernel_does_not_know_is_not_left_out(place: &Place) {
+    let [data, cache] = directories(place, ["data/deep", "cache"]);
+    let (inside, outside) = (data.join("file"), cache.join("file"));
+    write(&inside);
+    fs::hard_link(&inside, &outside).expect("linking");
+    let both = cache.join("both");
+    fs::write(&both, "x").expect("writing");
+    fs::hard_link(&both, cache.join("second")).expect("linking");
+    let [mut file, mut other] = [&outside, &both].map(|path| {
+        let file = File::options().append(true).open(path);
+        file.expect("opening")
+    });
+    let mut trace = Trace::start_with(
+        &place.directory,
+        &["--exclude", plain(&cache), plain(&place.directory)],
+    );
+    for _ in 0..5 {
+        rustix::fs::sync();
+        fs::write("/proc/sys/vm/drop_caches", "3").expect("root may do that");
+    }
+    file.write_all(b"x").expect("writing");
+    let events = trace.events();
+    assert_eq!(paths_of(&events), [outside]);
+    assert_eq!(events[0]["undecided"], true, "{events:?}");
+    // Both of the other's names are known.
+    fs::metadata(cache.join("second")).expect("stat");
+    other.write_all(b"x").expect("writing");
+    assert_eq!(names(&mut trace), [""; 0]);
+    trace.end_cleanly();
+}
+
 fn without_a_path_everything_else_is_traced(place: &Place) {
     let [cache] = directories(place, ["cache"]);
     let arguments = ["--exclude", plain(&cache)];
@@ -256,5 +291,36 @@ fn a_place_is_whatever_has_its_name_now(place: &Place) {
     write(&later.join("c"));
     write(&place.file("d"));
     assert_eq!(names(&mut trace), ["a", "d"]);
+    trace.end_cleanly();
+}
+
+fn what_a_place_is_made_to_lead_to_is_not_left_out(place: &Place) {
+    let [data, above, cache] = directories(place, ["data/cache", "above", "above/cache"]);
+    let [secret, old] = ["data", "old"].map(|name| place.file(name));
+    let arguments = ["--exclude", plain(&cache), plain(&place.directory)];
+    let mut trace = Trace::start_with(&place.directory, &arguments);
+    let mut told = |what: &str| {
+        sleep(LOOKED);
+        write(&data.join(what));
+        assert_eq!(names(&mut trace), [what]);
+    };
+    fs::remove_dir(&cache).expect("rmdir");
+    symlink(&data, &cache).expect("a link");
+    told("a link");
+    fs::rename(&above, &old).expect("renaming");
+    symlink(&secret, &above).expect("a link");
+    told("a link above");
+    fs::remove_file(&above).expect("unlinking");
+    fs::create_dir_all(&cache).expect("mkdir");
+    let mount = BindMount::new(&data, &cache);
+    told("a mount");
+    drop(mount);
+    let mount = BindMount::new(&secret, &above);
+    told("a mount above");
+    drop(mount);
+    // And what is there by itself is left out again.
+    sleep(LOOKED);
+    write(&cache.join("own"));
+    assert_eq!(names(&mut trace), [""; 0]);
     trace.end_cleanly();
 }

@@ -22,6 +22,7 @@ tests! {
     Alone a_directory_made_anew_is_traced_from_the_first_change_on,
     Alone what_is_mounted_on_the_path_is_traced_from_the_first_change_on,
     Alone a_path_follows_its_symbolic_links,
+    Alone a_link_is_watched_even_if_the_kernel_has_forgotten_its_directory,
     Alone a_path_that_is_gone_is_waited_for,
     Alone a_path_that_was_never_there_is_waited_for_if_asked on One,
     Alone nothing_is_missed_while_premod_follows_many_paths,
@@ -243,6 +244,37 @@ fn a_path_follows_its_symbolic_links(place: &Place) {
     symlink("v2", &current).expect("a link");
     until(&mut trace, &path, "back");
     assert_eq!(announced(&mut trace, &heaps[1]), 1);
+    trace.end_cleanly();
+}
+
+fn a_link_is_watched_even_if_the_kernel_has_forgotten_its_directory(place: &Place) {
+    let links = place.file("links/deep");
+    let (current, new) = (links.join("current"), links.join("new"));
+    let heaps = ["v1", "v2"].map(|name| place.file(name).join("heap"));
+    for heap in &heaps {
+        fs::create_dir(heap.parent().expect("a directory")).expect("mkdir");
+        fs::write(heap, "x").expect("a new file");
+    }
+    fs::create_dir_all(&links).expect("mkdir");
+    for (link, version) in [(&current, "v1"), (&new, "v2")] {
+        symlink(place.file(version), link).expect("a link");
+    }
+    let mut trace = start(place, &[], &[&current]);
+    assert_eq!(announced(&mut trace, &heaps[0]), 1);
+    // Nothing keeps the directory in memory but premod.
+    for _ in 0..5 {
+        rustix::fs::sync();
+        fs::write("/proc/sys/vm/drop_caches", "3").expect("root may do that");
+    }
+    // And premod has no time to look.
+    let premod = rustix::process::Pid::from_raw(trace.pid().cast_signed()).expect("an id");
+    let send = |signal| rustix::process::kill_process(premod, signal).expect("premod runs");
+    send(rustix::process::Signal::STOP);
+    fs::rename(&new, &current).expect("renaming");
+    change(&heaps[1]);
+    send(rustix::process::Signal::CONT);
+    let records = until(&mut trace, &current, "replaced");
+    assert_eq!(about(&records, &heaps[1]).len(), 1, "{records:?}");
     trace.end_cleanly();
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    freeze::fuse,
     harness::{Check, Place},
     tests,
     trace::{Trace, about, paths_of},
@@ -25,6 +26,7 @@ tests! {
     Shared bind_mounts_are_crossed_both_ways,
     Alone without_a_path_every_filesystem_with_dirty_tracking_is_traced,
     Shared a_filesystem_mounted_below_later_belongs_to_the_directory,
+    Alone a_filesystem_below_that_does_not_answer_is_not_waited_for,
 }
 
 fn an_unlinked_file_is_named_and_marked_deleted(place: &Place) -> Check {
@@ -264,4 +266,14 @@ impl Drop for BindMount {
     fn drop(&mut self) {
         let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
+}
+
+fn a_filesystem_below_that_does_not_answer_is_not_waited_for(place: &Place) {
+    let (mounted, server) = fuse::mount_dead(&place.file("fuse"));
+    let mut trace = Trace::start(&place.directory);
+    let file = place.file("file");
+    fs::write(&file, "x").expect("writing");
+    assert_eq!(about(&trace.events(), &file).len(), 1);
+    trace.end_cleanly();
+    drop((mounted, server));
 }

@@ -221,6 +221,33 @@ fn output_that_cannot_be_written_is_named(place: &Place) {
         stderr.contains("cannot write stdout: No space left"),
         "{stderr}"
     );
+    refused_by_shell(
+        &format!("exec premod trace {here} -- true >&-"),
+        "cannot write stdout: Bad file descriptor",
+    );
+    // One that may grow no more: CMD still has the signal that premod does without.
+    let log = place.outside.join("log");
+    let writes = format!(
+        "for name in $(seq 200); do echo x > {here}/$name; done; grep SigIgn /proc/self/status >&2"
+    );
+    let log = log.to_str().expect("a plain path");
+    refused_by_shell(
+        &format!("ulimit -f 1; exec premod trace --json -o {log} {here} -- sh -c '{writes}'"),
+        &format!("cannot write {log}: File too large"),
+    );
+}
+
+/// What this shell becomes cannot write its output, and says so.
+fn refused_by_shell(script: &str, words: &str) {
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-c", script]).output().expect("sh");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(16), "{script}: {stderr}");
+    assert!(stderr.contains(words), "{script}: {stderr}");
+    if let Some(ignored) = stderr.lines().find_map(|line| line.strip_prefix("SigIgn:")) {
+        let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a set of signals");
+        assert_eq!(ignored & 1 << (libc::SIGXFSZ - 1), 0, "{stderr}");
+    }
 }
 
 fn a_wrong_option_value_is_named(_place: &Place) {

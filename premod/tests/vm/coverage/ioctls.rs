@@ -1,6 +1,7 @@
 //! ioctls of single filesystems that change data.
 
 use std::{
+    arch::asm,
     fs::File,
     io,
     os::{
@@ -17,6 +18,7 @@ ways! {
     "FS_IOC_UNRESVSP64" => unreserve_space,
     "EXT4_IOC_MOVE_EXT (both files)" => move_extents,
     "EXT4_IOC_MOVE_EXT of 32 bits (both files)" => move_extents_of_32_bits,
+    "EXT4_IOC_MOVE_EXT by a number of 64 bits (both files)" => move_extents_by_a_long_number,
     "EXT4_IOC_SWAP_BOOT" => swap_boot,
     "XFS_IOC_SWAPEXT (both files)" => swap_extents,
     "XFS_IOC_SWAPEXT of 32 bits (both files)" => swap_extents_of_32_bits,
@@ -98,6 +100,35 @@ fn move_extents(place: &Place) -> Result<Change, String> {
 fn move_extents_of_32_bits(place: &Place) -> Result<Change, String> {
     calls_of_32_bits::are_there()?;
     move_extents_by(place, calls_of_32_bits::ioctl)
+}
+
+fn move_extents_by_a_long_number(place: &Place) -> Result<Change, String> {
+    move_extents_by(place, ioctl_by_a_long_number)
+}
+
+/// The same as [`ioctl`], with more in the register than the number of the system call, of which the kernel takes 32
+/// bits.
+fn ioctl_by_a_long_number<T>(file: &File, request: u32, argument: &mut T) -> io::Result<()> {
+    const MORE: i64 = 1 << 32;
+    let argument: *mut T = argument;
+    let result: i64;
+    // SAFETY: the argument is the structure that the request asks for, and lives through the call, which changes no
+    // registers but these.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") MORE | libc::SYS_ioctl => result,
+            in("rdi") i64::from(file.as_raw_fd()),
+            in("rsi") u64::from(request),
+            in("rdx") argument,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result as i32));
+    }
+    Ok(())
 }
 
 fn move_extents_by(

@@ -21,22 +21,32 @@ const OPEN: u32 = 14;
 
 /// Mounts it over a new file.
 pub(crate) fn mount(point: &Path) -> Fuse {
+    fs::write(point, "").expect("a new file");
+    thread::spawn(serving(point, "100644"));
+    Fuse(point.to_owned())
+}
+
+/// Mounts a directory over one. Nothing is ever answered, as long as what comes with it is kept.
+pub(crate) fn mount_dead(point: &Path) -> (Fuse, impl Sized + use<>) {
+    fs::create_dir_all(point).expect("mkdir");
+    let server = serving(point, "40755");
+    (Fuse(point.to_owned()), server)
+}
+
+/// Mounts it, and returns what serves it.
+fn serving(point: &Path, mode: &str) -> impl FnOnce() + use<> {
     // It is a module on 6.1, and built in later.
     if !Path::new("/dev/fuse").exists() {
         run("modprobe", &["fuse"]);
     }
-    fs::write(point, "").expect("a new file");
     let device = File::options().read(true).write(true).open("/dev/fuse");
     let device = device.expect("/dev/fuse");
-    let options = format!(
-        "fd={},rootmode=100644,user_id=0,group_id=0",
-        device.as_raw_fd()
-    );
+    let number = device.as_raw_fd();
+    let options = format!("fd={number},rootmode={mode},user_id=0,group_id=0");
     let options = std::ffi::CString::new(options).expect("no NUL byte");
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("premod", point, "fuse", flags, options.as_c_str()).expect("mount");
-    thread::spawn(move || serve(device));
-    Fuse(point.to_owned())
+    move || serve(device)
 }
 
 /// Answers requests until it is unmounted.

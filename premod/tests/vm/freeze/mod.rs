@@ -2,7 +2,7 @@
 
 pub(crate) mod actor;
 mod commands;
-mod fuse;
+pub(crate) mod fuse;
 pub(crate) mod in_flight;
 pub(crate) mod let_go;
 mod names;
