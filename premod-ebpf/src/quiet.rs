@@ -4,16 +4,12 @@
 //! dirty; whoever reads the slot looks at the mapping too. One that is outside of the traced subtrees is quiet
 //! for as long as the verdict holds.
 //!
-//! Each inode has one slot that it shares with others; who comes last has it. Whoever changes the inode's word
+//! Each inode has one slot ([`Slots`]). Whoever changes the inode's word
 //! or verdict empties the slot *after* that ([`forget`]). Whoever fills it looks at word and verdict again
 //! *after* that, and empties it if they have changed ([`learn`]). So a slot is never left filled that should not
 //! be, whichever of the two is faster.
 
-use core::{
-    arch::asm,
-    cell::UnsafeCell,
-    ptr::{read_volatile, write_volatile},
-};
+use core::ptr::{read_volatile, write_volatile};
 
 use premod_common::inode::TrackedInode;
 
@@ -21,6 +17,7 @@ use crate::{
     atomic::{compare_and_swap, exchange},
     kernel::Inode,
     maps::SCOPE_EPOCH,
+    slots::Slots,
 };
 
 const SLOTS: usize = 4096;
@@ -41,14 +38,8 @@ struct Slot {
     mount: u64,
 }
 
-#[repr(C)]
-struct Slots(UnsafeCell<[Slot; SLOTS]>);
-
-// SAFETY: every access to it is volatile or atomic.
-unsafe impl Sync for Slots {}
-
 #[unsafe(no_mangle)]
-static QUIET: Slots = Slots(UnsafeCell::new(
+static QUIET: Slots<Slot, SLOTS> = Slots::new(
     [const {
         Slot {
             inode: 0,
@@ -56,7 +47,7 @@ static QUIET: Slots = Slots(UnsafeCell::new(
             mount: 0,
         }
     }; SLOTS],
-));
+);
 
 /// Why an inode is quiet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,25 +60,10 @@ pub(crate) enum Quiet {
     No,
 }
 
-/// The verifier forbids to calculate with addresses, but not with the lower half of one.
-#[inline(always)]
-fn slot(inode: u64) -> *mut Slot {
-    let lower: u32;
-    // SAFETY: registers only. The compiler would multiply in place, which is to calculate with an address.
-    unsafe {
-        asm!("{lower} = {address}", lower = out(wreg) lower, address = in(wreg) inode as u32)
-    };
-    // Fibonacci hashing: the upper bits of the product depend on all bits of the address.
-    let mixed = lower.wrapping_mul(0x9e37_79b9);
-    let index = (mixed >> (32 - SLOTS.ilog2())) as usize & (SLOTS - 1);
-    // SAFETY: the index is smaller than SLOTS.
-    unsafe { QUIET.0.get().cast::<Slot>().add(index) }
-}
-
 /// Whether the inode is quiet. `mount` is that of its place; it is asked for if it matters.
 #[inline(always)]
 pub(crate) fn look(inode: Inode, mount: impl FnOnce() -> u64) -> Quiet {
-    let slot = slot(inode.address());
+    let slot = QUIET.of(inode.address());
     // SAFETY: a slot of ours.
     unsafe {
         let found = read_volatile(&raw const (*slot).inode);
@@ -130,7 +106,7 @@ pub(crate) unsafe fn learn(
     entry: *mut TrackedInode,
     seen: (u64, u64),
 ) {
-    let slot = slot(inode);
+    let slot = QUIET.of(inode);
     // SAFETY: a slot of ours, and the caller vouches for `entry`; all fields are aligned u64.
     unsafe {
         let before = read_volatile(&raw const (*slot).inode);
@@ -156,7 +132,7 @@ pub(crate) unsafe fn learn(
 /// The inode at this address is not quiet any more, or nobody knows.
 #[inline(always)]
 pub(crate) fn forget(inode: u64) {
-    let slot = slot(inode);
+    let slot = QUIET.of(inode);
     // SAFETY: a slot of ours.
     unsafe {
         let found = read_volatile(&raw const (*slot).inode);
