@@ -19,7 +19,10 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, ScopeRoot},
     watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
 };
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, statx};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, statx},
+    io::Errno,
+};
 
 pub(crate) use self::watched::Watched;
 use self::watched::{Enrolment, Shared, kind_of};
@@ -213,12 +216,24 @@ impl Scope {
         self.left_out = self.excluded.entries(enroller)?;
         self.mounted.clear();
         let directories: Vec<_> = self.paths.iter().filter_map(Watched::directory).collect();
-        let opened: Vec<(OwnedFd, ScopeRoot)> = mounts::below(&directories)
+        let opened = mounts::below(&directories)
             .into_iter()
-            // A mount that is gone again, or hidden by another, needs no entry.
-            .filter_map(|mount| {
+            .map(|mount| {
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
-                let file = rustix::fs::open(mount, flags, Mode::empty()).ok()?;
+                match rustix::fs::open(mount, flags, Mode::empty()) {
+                    Ok(file) => Ok(Some(file)),
+                    Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(
+                        Error::kernel("cannot look at what is mounted below a PATH", &errno),
+                    ),
+                    // A mount that is gone again, or hidden by another, needs no entry.
+                    Err(_) => Ok(None),
+                }
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let opened: Vec<(OwnedFd, ScopeRoot)> = opened
+            .into_iter()
+            .flatten()
+            .filter_map(|file| {
                 // Whatever it is that is mounted there, and whoever serves it: nobody is asked, and so nobody waited for.
                 let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
                 let status = statx(&file, "", flags, StatxFlags::TYPE).ok()?;

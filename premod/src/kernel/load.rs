@@ -111,14 +111,9 @@ pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environ
         }
         let log = verifier_log.to_string();
         tracing::debug!(program, "verifier log:\n{log}");
-        let statistics = ["verification time", "stack depth", "processed "];
-        let complaint = log
-            .lines()
-            .rev()
-            .find(|line| !line.is_empty() && !statistics.iter().any(|word| line.starts_with(word)));
         return Error::Rejected {
             program: program.to_owned(),
-            reason: complaint.unwrap_or("it does not say why").to_owned(),
+            reason: complaint(&log).to_owned(),
         };
     }
     if let ProgramError::SyscallError(failure) = error
@@ -130,6 +125,19 @@ pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environ
         };
     }
     Error::kernel(format!("cannot load or attach {program}"), error)
+}
+
+/// What the verifier complains of: the last line of its log that is not about its work.
+fn complaint(log: &str) -> &str {
+    let is_statistics = |line: &str| {
+        let begins = ["verification time", "stack depth", "processed "];
+        // 7.x says so of each function.
+        let of_function = line.starts_with("subprog ") && line.contains(" insns_self ");
+        of_function || begins.iter().any(|begin| line.starts_with(begin))
+    };
+    let mut lines = log.lines().rev();
+    let complaint = lines.find(|line| !line.is_empty() && !is_statistics(line));
+    complaint.unwrap_or("it does not say why")
 }
 
 /// The kernel keeps programs like ours out: by lockdown, or by a policy that gave this answer.
@@ -150,6 +158,15 @@ pub(crate) fn refused(environment: &Environment, answer: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_verifier_complains_of() {
+        let log = "R1 type=scalar expected=fp\nverification time 12 usec\nstack depth 8+0\n\
+                   subprog 22 (step) static insns_self 0 insns_total 0\nprocessed 9 insns (limit 1000000)\n\n";
+        assert_eq!(complaint(log), "R1 type=scalar expected=fp");
+        assert_eq!(complaint("subprog 1 is global\n"), "subprog 1 is global");
+        assert_eq!(complaint(""), "it does not say why");
+    }
 
     #[test]
     fn globals_get_their_values_and_nothing_else_does() {

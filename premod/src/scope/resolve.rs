@@ -84,7 +84,8 @@ impl Resolved {
 
     /// What the kernel side has to know of a step's name.
     pub(super) fn flags(&self, step: usize) -> u64 {
-        let is_link = |step: &Step| step.target.is_some();
+        // What gets a name that nothing has may be a link.
+        let is_link = |step: &Step| step.target.is_some() || step.found.is_none();
         let last = if self.steps[step].last {
             Watched::LAST
         } else {

@@ -25,6 +25,7 @@ tests! {
     Alone a_link_is_watched_even_if_the_kernel_has_forgotten_its_directory,
     Alone a_path_that_is_gone_is_waited_for,
     Alone a_path_that_was_never_there_is_waited_for_if_asked on One,
+    Alone a_missing_name_that_comes_as_a_link_is_followed_at_once,
     Alone nothing_is_missed_while_premod_follows_many_paths,
 }
 
@@ -310,6 +311,33 @@ fn a_path_that_was_never_there_is_waited_for_if_asked(place: &Place) {
     let ended = trace.end();
     let waits = format!("premod: {} does not exist yet", path.display());
     assert!(ended.stderr.contains(&waits), "{}", ended.stderr);
+}
+
+fn a_missing_name_that_comes_as_a_link_is_followed_at_once(place: &Place) {
+    let real = place.file("real");
+    fs::create_dir_all(real.join("db")).expect("mkdir");
+    let heap = real.join("db/heap");
+    fs::write(&heap, "x").expect("a new file");
+    let (link, new) = (place.file("current"), place.file("current+"));
+    let path = link.join("db");
+    let mut trace = start(place, &["--wait"], &[&path]);
+    for round in 0..10 {
+        File::open(&heap)
+            .and_then(|file| file.sync_all())
+            .expect("fsync");
+        if round % 2 == 0 {
+            symlink(&real, &link).expect("a link");
+        } else {
+            symlink(&real, &new).expect("a link");
+            fs::rename(&new, &link).expect("renaming");
+        }
+        change(&heap);
+        let records = until(&mut trace, &path, "back");
+        assert_eq!(about(&records, &heap).len(), 1, "{}", told(&records));
+        fs::remove_file(&link).expect("unlinking");
+        until(&mut trace, &path, "gone");
+    }
+    trace.end_cleanly();
 }
 
 /// So many PATHs that the maps are neither old nor new for a while, in which some files are written.
