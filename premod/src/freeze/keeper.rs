@@ -26,15 +26,12 @@ use super::{
     namespaces,
     others::Others,
     pins::{self, Pins},
-    processes::started,
+    processes::{TICK, started},
 };
 use crate::{
     error::Error,
     events::{self, Pid},
 };
-
-/// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
-pub(crate) const TICK: u64 = 10_000_000;
 
 /// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {

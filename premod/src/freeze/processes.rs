@@ -21,6 +21,9 @@ pub(crate) enum Whereabouts {
     Running,
 }
 
+/// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
+pub(crate) const TICK: u64 = 10_000_000;
+
 /// Calls that can sleep in the middle of a modification for as long as a pipe or a socket gives no data.
 const SLOW_CALLS: [i64; 3] = [
     libc::SYS_splice,
@@ -114,6 +117,32 @@ pub(crate) fn threads(pid: u32) -> Vec<u32> {
     tasks
         .filter_map(|task| task.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+/// Whether a thread has ended: nobody can seize it any more.
+pub(crate) fn has_ended(pid: u32, thread: u32) -> bool {
+    Stat::of_thread(pid, thread).is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// The process that a thread is of.
+pub(crate) fn process_of(thread: u32) -> Option<u32> {
+    status(&fs::read(format!("/proc/{thread}/status")).ok()?, b"Tgid:").and_then(number)
+}
+
+/// The thread that traces a thread; 0 if nobody does.
+pub(crate) fn tracer_of(thread: u32) -> Option<u32> {
+    status(
+        &fs::read(format!("/proc/{thread}/status")).ok()?,
+        b"TracerPid:",
+    )
+    .and_then(number)
+}
+
+/// A field of /proc's `status`, whose lines have their names first.
+pub(crate) fn status<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim_ascii())
 }
 
 /// Name of a process's first thread; empty if there is none.

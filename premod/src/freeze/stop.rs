@@ -11,9 +11,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
     guards::Controls,
-    keeper::{TICK, let_go},
+    keeper::let_go,
     others::Others,
-    processes::{is_stopped, stands_still, started},
+    processes::{TICK, is_stopped, stands_still, started},
     users::User,
 };
 use crate::{error::Error, events};
