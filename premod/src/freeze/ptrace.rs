@@ -38,6 +38,38 @@ pub(super) fn let_go(thread: u32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_DETACH, thread, signal)
 }
 
+/// Lets a thread that stands still go on, until it begins a system call or ends one: it is about to get SIGTRAP then.
+pub(super) fn go_on_to_call(thread: u32) -> io::Result<()> {
+    request(libc::PTRACE_SYSCALL, thread, 0)
+}
+
+/// Whether a thread that stands still will repeat the system call that it was in, as the kernel side has told it to.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn will_repeat_call(thread: u32) -> bool {
+    /// `-ERESTARTNOINTR` of include/linux/errno.h.
+    const REPEAT: i64 = -513;
+    let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
+    let nowhere: *mut libc::c_void = ptr::null_mut();
+    // SAFETY: the kernel fills the structure, of which all bit patterns are valid.
+    let (result, registers) = unsafe {
+        let thread = thread.cast_signed();
+        let result = libc::ptrace(
+            libc::PTRACE_GETREGS,
+            thread,
+            nowhere,
+            registers.as_mut_ptr(),
+        );
+        (result, registers.assume_init())
+    };
+    result == 0 && registers.rax.cast_signed() == REPEAT
+}
+
+/// The same, where nobody has tried how to know it.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn will_repeat_call(_thread: u32) -> bool {
+    false
+}
+
 fn request(request: libc::c_uint, thread: u32, data: i32) -> io::Result<()> {
     let nowhere: *mut libc::c_void = ptr::null_mut();
     // SAFETY: these requests pass numbers only, and read or write no memory of ours.

@@ -31,15 +31,43 @@ use super::{
 /// How often those who stand still are looked at: whether they are to die, or have lost a thread that nobody tells of.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Whom to seize.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// By which the answer is known.
+    pub number: u64,
+    /// Process id.
+    pub pid: u32,
+    /// When it began, in nanoseconds since boot.
+    pub started: u64,
+    /// Each thread may go on once it has stood still, so that whatever it was in the middle of in the kernel is over. Else
+    /// all stand still until the end.
+    pub passing: bool,
+}
+
+/// Longest wait for repeated system calls, before everybody else goes on.
+const CALLS: Duration = Duration::from_millis(100);
+
 /// What has come of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Every thread of the process stands still; after [`Seizer::interrupt`] each has, once.
-    Held(u32),
+pub enum Outcome {
+    /// Every thread of the process stands still, or has, if the order was a passing one.
+    Held,
     /// There is no such process any more.
-    Gone(u32),
+    Gone,
     /// Somebody else traces it, or the kernel does not allow it.
-    Refused(u32),
+    Refused,
+}
+
+/// The answer to an order.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The order's number.
+    pub number: u64,
+    /// Its process.
+    pub pid: u32,
+    /// What has come of it.
+    pub outcome: Outcome,
 }
 
 /// Holds processes. Everybody is let go when it ends.
@@ -56,15 +84,6 @@ enum Message {
     Hold(Order),
     Changed(u32, Change),
     End,
-}
-
-#[derive(Clone, Copy)]
-struct Order {
-    pid: u32,
-    /// When it began, in nanoseconds since boot.
-    started: u64,
-    /// Each thread may go on once it has stood still.
-    passing: bool,
 }
 
 impl Seizer {
@@ -99,6 +118,7 @@ impl Seizer {
                     processes: HashMap::new(),
                 };
                 hold.obey(&inbox);
+                hold.repeat_calls(&inbox);
                 hold.let_all_go();
                 let _ = last.send(());
                 ending.store(true, Ordering::SeqCst);
@@ -113,24 +133,10 @@ impl Seizer {
         })
     }
 
-    /// Has a process stand still that began so many nanoseconds after boot. It will be answered.
-    pub fn hold(&self, pid: u32, started: u64) {
-        self.order(pid, started, false);
-    }
-
-    /// Has each thread of a process stand still for a moment, so that whatever it was in the middle of in the kernel is over
-    /// then. It will be answered.
-    pub fn interrupt(&self, pid: u32, started: u64) {
-        self.order(pid, started, true);
-    }
-
-    fn order(&self, pid: u32, started: u64, passing: bool) {
+    /// Has a process stand still. It will be answered.
+    pub fn order(&self, order: Order) {
         // If the thread is gone, everybody has been let go.
-        let _ = self.messages.send(Message::Hold(Order {
-            pid,
-            started,
-            passing,
-        }));
+        let _ = self.messages.send(Message::Hold(order));
     }
 
     /// The answers that have come.
@@ -178,8 +184,8 @@ struct Thread {
 /// A process whose threads are seized.
 #[derive(Default)]
 struct Process {
-    /// Somebody waits for an answer.
-    asked: bool,
+    /// The orders that are not answered yet.
+    asked: Vec<u64>,
     /// Each of its threads goes on when it has stood still.
     passing: bool,
     /// How many of its seized threads do not stand still yet.
@@ -214,31 +220,35 @@ impl Hold {
         }
     }
 
-    fn answer(&self, answer: Answer) {
-        // Whoever asked may have gone.
-        let _ = self.outbox.send(answer);
-        let _ = rustix::io::write(&self.bell, b".");
+    fn answer(&mut self, pid: u32, numbers: Vec<u64>, outcome: Outcome) {
+        for number in numbers {
+            // Whoever asked may have gone.
+            let _ = self.outbox.send(Answer {
+                number,
+                pid,
+                outcome,
+            });
+            let _ = rustix::io::write(&self.bell, b".");
+        }
     }
 
     fn hold(&mut self, order: Order) {
         let pid = order.pid;
         let lives = || started(pid) == Some(order.started / TICK);
         if !lives() {
-            return self.answer(Answer::Gone(pid));
+            return self.answer(pid, vec![order.number], Outcome::Gone);
         }
         let known = self.processes.contains_key(&pid);
         let process = self.processes.entry(pid).or_default();
-        process.asked = true;
+        process.asked.push(order.number);
         // Whom somebody holds is not let go because somebody else wants a moment of it.
         process.passing = order.passing && (!known || process.passing);
         if !self.seize_all(pid) {
-            self.give_up(pid);
-            return self.answer(Answer::Refused(pid));
+            return self.give_up(pid, Outcome::Refused);
         }
         // A seized process keeps its number, so that this is the last time that it has to be asked.
         if !lives() {
-            self.give_up(pid);
-            return self.answer(Answer::Gone(pid));
+            return self.give_up(pid, Outcome::Gone);
         }
         self.settle(pid);
     }
@@ -248,7 +258,7 @@ impl Hold {
         loop {
             let mut new = false;
             for thread in threads(pid) {
-                if self.threads.contains_key(&thread) || has_ended(pid, thread) {
+                if self.threads.contains_key(&thread) {
                     continue;
                 }
                 let follow = !self.processes.get(&pid).is_some_and(|it| it.passing);
@@ -283,9 +293,10 @@ impl Hold {
     }
 
     /// Lets the threads of a process go, each when it stands still.
-    fn give_up(&mut self, pid: u32) {
+    fn give_up(&mut self, pid: u32, outcome: Outcome) {
+        let mut asked = Vec::new();
         if let Some(process) = self.processes.get_mut(&pid) {
-            process.asked = false;
+            asked = std::mem::take(&mut process.asked);
             process.passing = true;
         }
         let of_it = |(thread, it): (&u32, &Thread)| (it.pid == pid && it.stands).then_some(*thread);
@@ -295,6 +306,7 @@ impl Hold {
             self.forget(thread);
         }
         self.forget_if_empty(pid);
+        self.answer(pid, asked, outcome);
     }
 
     fn changed(&mut self, thread: u32, change: Change) {
@@ -361,29 +373,24 @@ impl Hold {
         if process.running > 0 {
             return;
         }
-        let (asked, passing) = (process.asked, process.passing);
+        let (asked, passing) = (!process.asked.is_empty(), process.passing);
         // A thread that was made while others were being seized.
         if asked && !passing {
             if !self.seize_all(pid) {
-                self.give_up(pid);
-                return self.answer(Answer::Refused(pid));
+                return self.give_up(pid, Outcome::Refused);
             }
             if self.processes.get(&pid).is_some_and(|it| it.running > 0) {
                 return;
             }
         }
+        let mut asked = Vec::new();
         if let Some(process) = self.processes.get_mut(&pid) {
-            process.asked = false;
+            asked = std::mem::take(&mut process.asked);
         }
         self.forget_if_empty(pid);
-        if asked {
-            let gone = !passing && !self.processes.contains_key(&pid);
-            self.answer(if gone {
-                Answer::Gone(pid)
-            } else {
-                Answer::Held(pid)
-            });
-        }
+        let gone = !passing && !self.processes.contains_key(&pid);
+        let outcome = if gone { Outcome::Gone } else { Outcome::Held };
+        self.answer(pid, asked, outcome);
     }
 
     /// Looks at everybody.
@@ -432,6 +439,47 @@ impl Hold {
         {
             it.stands = false;
             process.running += 1;
+        }
+    }
+
+    /// Lets those that wait in a system call repeat it, before anybody else goes on: a sibling whose time has passed meanwhile
+    /// takes it for done, and may make its descriptor that of another file.
+    fn repeat_calls(&mut self, inbox: &Receiver<Message>) {
+        /// Beginning and end of the call.
+        const STOPS: u32 = 2;
+        let repeats = |(thread, it): (&u32, &Thread)| {
+            let repeats = it.stands && ptrace::will_repeat_call(*thread);
+            (repeats && ptrace::go_on_to_call(*thread).is_ok()).then_some((*thread, STOPS))
+        };
+        let mut calling: HashMap<u32, u32> = self.threads.iter().filter_map(repeats).collect();
+        for thread in calling.keys() {
+            if let Some(it) = self.threads.get_mut(thread) {
+                it.stands = false;
+            }
+        }
+        let deadline = Instant::now() + CALLS;
+        while !calling.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (thread, change) = match inbox.recv_timeout(left) {
+                Ok(Message::Changed(thread, change)) => (thread, change),
+                Ok(_) => continue,
+                // It waits for something. The end of this thread lets it go.
+                Err(_) => return,
+            };
+            let Some(stops) = calling.get_mut(&thread) else {
+                continue;
+            };
+            *stops -= 1;
+            let _ = match change {
+                Change::Signalled(libc::SIGTRAP) if *stops > 0 => {
+                    let _ = ptrace::go_on_to_call(thread);
+                    continue;
+                }
+                Change::Signalled(libc::SIGTRAP) | Change::Stands => ptrace::let_go(thread, 0),
+                Change::Signalled(signal) => ptrace::let_go(thread, signal),
+                Change::Ended => Ok(()),
+            };
+            calling.remove(&thread);
         }
     }
 
