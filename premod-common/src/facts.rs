@@ -86,6 +86,13 @@ pub struct Facts {
     pub signal_struct_nr_threads: u32,
     pub signal_struct_shared_pending: u32,
     pub signal_struct_group_stop_count: u32,
+    pub signal_struct_flags: u32,
+    pub task_struct_thread_info_flags: u32,
+    pub task_struct_sighand: u32,
+    pub sighand_struct_action: u32,
+    pub task_struct_files: u32,
+    pub files_struct_count: u32,
+    pub mm_struct_mm_users: u32,
     /// From overlayfs's own inode to its `ovl_inode.__upperdentry`; 0 when it could not be found.
     pub overlay_upper: u32,
     pub pt_regs_orig_ax: u32,

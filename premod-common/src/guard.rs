@@ -144,10 +144,36 @@ pub struct HeldProcess {
     /// The signal by which somebody else has stopped it too; 0 if nobody has. After SIGSTOP premod does not continue
     /// it. A stop of the terminal's, which it may ignore or handle, is sent to it again when it is continued.
     pub stopped_by_others: u8,
-    /// Always zero.
-    pub padding: u16,
+    /// How often it was kept waiting in its system call, until it was seized.
+    pub rounds: u16,
     /// Name of the task, ended by a NUL byte if shorter.
     pub comm: [u8; 16],
+}
+
+/// A process that has to be seized: it waits in a system call, and tries it again and again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Waiting {
+    /// When the process began, in nanoseconds since boot.
+    pub started: u64,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Non-zero: other processes may have its descriptors or its memory.
+    pub shares: u32,
+}
+
+/// What the kernel side has to know of premod itself. Written by user space only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Own {
+    /// Address of premod's `signal_struct`, by which it is known whether it is ending; 0 if not known.
+    pub signal: u64,
+    /// `TIF_SIGPENDING` as a bit of `thread_info.flags`; 0 if it could not be found out, so that nobody can be interrupted.
+    pub interrupt: u64,
+    /// Process id of the keeper in the initial pid namespace, which seizes; 0 if there is none.
+    pub keeper: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
 /// Where a modifier in flight is.
@@ -198,6 +224,10 @@ pub struct Look {
     pub tgid: u32,
     /// Address of the dentry that the file was opened by.
     pub dentry: u64,
+    /// Address of the asking process's `signal_struct`.
+    pub signal: u64,
+    /// The bits of `thread_info.flags` that were changed by an interruption of the asking thread; 0 if there was none.
+    pub interrupt: u64,
 }
 
 /// Somebody who uses a guarded inode, as the kernel side finds it.
@@ -311,6 +341,20 @@ pub struct GuardRecord {
     pub comm: [u8; 16],
 }
 
+impl Waiting {
+    /// Size in bytes.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Reads a ring buffer item; `None` if it is too short.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..Self::SIZE)?;
+        // SAFETY: the bytes have the size of the record, every bit pattern is a valid record, and
+        // read_unaligned asks nothing of the address.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}
+
 impl GuardRecord {
     /// Size in bytes.
     pub const SIZE: usize = size_of::<Self>();
@@ -339,7 +383,9 @@ pub const IN_FLIGHT_MAX: u32 = 16384;
 const _: () = assert!(
     size_of::<HeldProcess>() == 56
         && size_of::<GuardRecord>() == 56
-        && size_of::<Look>() == 48
+        && size_of::<Look>() == 64
+        && size_of::<Waiting>() == 16
+        && size_of::<Own>() == 24
         && size_of::<Use>() == 40
 );
 
@@ -357,6 +403,8 @@ mod pod {
     unsafe impl aya::Pod for super::InFlight {}
     // SAFETY: repr(C), integers only, no padding (asserted above).
     unsafe impl aya::Pod for super::Look {}
+    // SAFETY: repr(C), integers only, no padding (asserted above).
+    unsafe impl aya::Pod for super::Own {}
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ async fn run(cli: Cli) -> Result<u8> {
         }
         Command::Freeze(arguments) => commands::freeze::run(arguments.into_settings()).await,
         Command::Keeper(arguments) => {
-            premod::freeze::keeper::run(&arguments.directory)?;
+            premod::freeze::keep(&arguments.directory)?;
             Ok(0)
         }
         Command::Status(arguments) => commands::status::run(arguments.json).await,

@@ -6,7 +6,7 @@
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use crate::{
-    maps::{COMMANDS, HELD, settings},
+    maps::{COMMANDS, HELD, SEIZED, settings},
     running::Running,
 };
 
@@ -39,6 +39,11 @@ fn task_free(ctx: LsmContext) -> i32 {
     let held = unsafe { HELD.get(process) }.map(|held| held.started);
     if task.leads() && held == Some(task.started()) {
         let _ = HELD.remove(process);
+    }
+    // SAFETY: as above.
+    let seized = unsafe { SEIZED.get(process) }.map(|seized| seized.started);
+    if task.leads() && seized == Some(task.started()) {
+        let _ = SEIZED.remove(process);
     }
     0
 }

@@ -10,8 +10,13 @@ use premod_common::{
 
 use crate::{
     atomic::{add, increment},
-    maps::{GUARDS, SWITCH, TALLY},
+    facts::fact,
+    kernel::read_u32,
+    maps::{GUARDS, SWITCH, TALLY, own},
 };
+
+/// `SIGNAL_GROUP_EXIT` of include/linux/sched/signal.h, the same since 2.6: the process is ending.
+const SIGNAL_GROUP_EXIT: u32 = 0x4;
 
 /// What takes one from a counter.
 const MINUS_ONE: u64 = u64::MAX;
@@ -25,6 +30,14 @@ pub(crate) fn at(inode: InodeAddress, act: impl FnOnce(Phase, u64) -> i32) -> i3
         return 0;
     }
     enter(act)
+}
+
+/// The freeze is over when premod is about to end, though its programs hang for a while: it takes the kernel up to a second to
+/// take them off, and nobody is to be held meanwhile whom nobody would let go.
+#[inline(always)]
+fn premod_is_ending() -> bool {
+    let signal = own().signal;
+    signal != 0 && read_u32(signal + u64::from(fact!(signal_struct_flags))) & SIGNAL_GROUP_EXIT != 0
 }
 
 /// As [`at`], for an inode that is known to be guarded.
@@ -44,7 +57,11 @@ pub(crate) fn enter(act: impl FnOnce(Phase, u64) -> i32) -> i32 {
             deadline: read_volatile(&raw const (*switch).deadline),
         };
         let now = bpf_ktime_get_ns();
-        let verdict = act(switch.phase_at(now), now);
+        let mut phase = switch.phase_at(now);
+        if !matches!(phase, Phase::Open) && premod_is_ending() {
+            phase = Phase::Open;
+        }
+        let verdict = act(phase, now);
         add(&raw mut (*tally).busy, MINUS_ONE);
         verdict
     }

@@ -14,6 +14,7 @@ use premod_common::{
 };
 
 use crate::{
+    interrupt,
     kernel::current_task,
     maps::{HELD, REFUSED, count, settings},
     running::Running,
@@ -34,7 +35,7 @@ const KILLED: u32 = 1 << 31;
 ///
 /// | who | hold | deny |
 /// | --- | --- | --- |
-/// | a thread in a system call | stopped; the call is repeated | the errno |
+/// | a thread in a system call | seized ([`crate::interrupt`]), else stopped; the call is repeated | the errno |
 /// | a request of `io_uring` | its process is stopped; EAGAIN | the errno |
 /// | a thread of the kernel | EAGAIN, which nfsd's clients take for "later" | EAGAIN |
 /// | init, premod, CMD and its children | EBUSY | the errno |
@@ -45,7 +46,11 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
         EAGAIN
     } else if settings().mode != Mode::Hold as u32 {
         settings().errno
-    } else if task.must_run() || !hold(task, inode, op, 0, now) {
+    } else if task.must_run() {
+        EBUSY
+    } else if task.is_in_restartable_call() && interrupt::hold(task, inode, op, now) {
+        return RESTART;
+    } else if !hold(task, inode, op, 0, now) {
         EBUSY
     } else if task.is_in_restartable_call() {
         return RESTART;
@@ -140,7 +145,7 @@ fn hold(task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> 
                 tid,
                 op: op as u8,
                 stopped_by_others: task.being_stopped_by(),
-                padding: 0,
+                rounds: 0,
                 comm: bpf_get_current_comm().unwrap_or_default(),
             };
             // Another thread of the process may have been faster, and notes the same.

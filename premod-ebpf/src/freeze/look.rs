@@ -4,9 +4,14 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::guard::Look;
 
 use crate::{
+    interrupt::send_and_take_back,
     kernel::{File, current_process, load},
     maps::{LOOK, SUPERBLOCKS, settings},
+    running::Running,
 };
+
+/// What the nonce is combined with by which premod asks to be interrupted itself, to learn what that changes.
+const INTERRUPT: u64 = 1;
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
 ///
@@ -15,8 +20,16 @@ use crate::{
 #[fentry(function = "security_file_fcntl")]
 fn look(ctx: FEntryContext) -> i32 {
     let argument: u64 = ctx.arg(2);
-    if argument != settings().nonce {
+    let nonce = settings().nonce;
+    if argument != nonce && argument != nonce ^ INTERRUPT {
         return 0;
+    }
+    let task = Running::now();
+    let mut interrupt = 0;
+    if argument != nonce {
+        interrupt = task.flags();
+        send_and_take_back();
+        interrupt ^= task.flags();
     }
     let inode = File(ctx.arg(0)).inode();
     // SAFETY: the offsets are those of the members in struct inode, struct address_space and struct
@@ -34,6 +47,8 @@ fn look(ctx: FEntryContext) -> i32 {
             frozen: u32::from(load!(inode.superblock().0, super_block_s_writers_frozen: u16)),
             tgid: current_process(),
             dentry: File(ctx.arg(0)).place().dentry,
+            signal: task.signal(),
+            interrupt,
         }
     };
     let _ = LOOK.set(0, answer, 0);

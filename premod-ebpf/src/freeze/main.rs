@@ -24,6 +24,7 @@ mod command;
 mod facts;
 mod flight;
 mod guard;
+mod interrupt;
 mod keep_out;
 #[path = "../kernel.rs"]
 #[expect(dead_code, reason = "tracing needs more of it")]

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use premod_common::{
     guard::{
         COMMANDS_MAX, GUARDED_MAX, GuardSettings, HELD_MAX, HeldProcess, IN_FLIGHT_MAX, InFlight,
-        Look, NAMES_MAX, Switch, Tally,
+        Look, NAMES_MAX, Own, Switch, Tally,
     },
     inode::InodeAddress,
 };
@@ -52,9 +52,21 @@ pub(crate) static NAMES: HashMap<u64, u32> =
 #[map]
 pub(crate) static TALLY: Array<Tally> = Array::with_max_entries(1, 0);
 
-/// Processes that were stopped, by process id. premod's keeper continues them.
+/// Processes that were stopped by SIGSTOP, by process id. premod's keeper continues them.
 #[map]
 pub(crate) static HELD: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HELD_MAX, 0);
+
+/// Processes that premod's keeper has seized, or is to seize, by process id.
+#[map]
+pub(crate) static SEIZED: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HELD_MAX, 0);
+
+/// What the keeper is told: [`premod_common::guard::Waiting`].
+#[map]
+pub(crate) static WAITING: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
+
+/// What has to be known of premod itself. Written by user space only.
+#[map]
+pub(crate) static OWN: Array<Own> = Array::with_max_entries(1, 0);
 
 /// A page that a fault made writable before this time is protected again: nanoseconds of `CLOCK_MONOTONIC`. Written by user
 /// space only.
@@ -82,6 +94,12 @@ pub(crate) static HAPPENINGS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// The answer to premod's own question.
 #[map]
 pub(crate) static LOOK: Array<Look> = Array::with_max_entries(1, 0);
+
+/// What is known of premod itself.
+#[inline(always)]
+pub(crate) fn own() -> Own {
+    OWN.get(0).copied().unwrap_or_default()
+}
 
 /// Counts one in the tally.
 #[inline(always)]

@@ -4,7 +4,8 @@ use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 
 use crate::{
     call,
-    kernel::load,
+    facts::fact,
+    kernel::{load, read},
     maps::{COMMANDS, settings},
 };
 
@@ -17,6 +18,13 @@ pub(crate) const SIGSTOP: u8 = 19;
 const SIGTSTP: u8 = 20;
 const SIGTTIN: u8 = 21;
 pub(crate) const SIGTTOU: u8 = 22;
+
+pub(crate) const SIGCONT: u8 = 18;
+/// Where the handler of SIGCONT stands in `sighand_struct.action`, an array of `struct k_sigaction`, which is the `sigaction`
+/// of the stable interface: handler, flags, restorer, set.
+const SIGCONT_ACTION: u64 = (SIGCONT as u64 - 1) * 4 * 8;
+/// `SIG_IGN` of the stable interface; `SIG_DFL` is 0.
+const SIG_IGN: u64 = 1;
 
 /// A signal in a set, where bit 0 is signal 1.
 const fn bit(signal: u8) -> u64 {
@@ -120,6 +128,13 @@ impl Running {
         leader == self.address()
     }
 
+    /// Address of what its process's threads have in common.
+    #[inline(always)]
+    pub(crate) fn signal(self) -> u64 {
+        // SAFETY: signal is a pointer.
+        unsafe { load!(self.0, task_struct_signal) }
+    }
+
     /// How many threads its process has.
     #[inline(always)]
     pub(crate) fn threads(self) -> i32 {
@@ -127,6 +142,48 @@ impl Running {
         unsafe {
             let signal: *const u8 = load!(self.0, task_struct_signal);
             load!(signal, signal_struct_nr_threads)
+        }
+    }
+
+    /// Whether something waits for the task that it looks after before it returns to user mode, so that the system call
+    /// is repeated which ends with `ERESTARTNOINTR`.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u64 {
+        // SAFETY: thread_info.flags is an unsigned long.
+        unsafe { load!(self.0, task_struct_thread_info_flags) }
+    }
+
+    /// Other processes may have its descriptors or its memory: more hold them than its process has threads.
+    #[inline(always)]
+    pub(crate) fn may_share(self) -> bool {
+        let threads = self.threads();
+        // SAFETY: files and mm are pointers to a files_struct and a mm_struct, whose counters are ints.
+        unsafe {
+            let files: *const u8 = load!(self.0, task_struct_files);
+            let memory: *const u8 = load!(self.0, task_struct_mm);
+            load!(files, files_struct_count: i32) > threads
+                || load!(memory, mm_struct_mm_users: i32) > threads
+        }
+    }
+
+    /// Its process does something when it gets SIGCONT.
+    #[inline(always)]
+    pub(crate) fn handles_sigcont(self) -> bool {
+        // SAFETY: sighand is a pointer.
+        let handlers: u64 = unsafe { load!(self.0, task_struct_sighand) };
+        let action = handlers + u64::from(fact!(sighand_struct_action)) + SIGCONT_ACTION;
+        read(action) > SIG_IGN
+    }
+
+    /// SIGSTOP is pending for it, and for its whole process.
+    #[inline(always)]
+    pub(crate) fn sigstop_is_pending(self) -> (bool, bool) {
+        // SAFETY: as in `being_stopped_by`.
+        unsafe {
+            let signal: *const u8 = load!(self.0, task_struct_signal);
+            let own: u64 = load!(self.0, task_struct_pending);
+            let shared: u64 = load!(signal, signal_struct_shared_pending);
+            (own & bit(SIGSTOP) != 0, shared & bit(SIGSTOP) != 0)
         }
     }
 

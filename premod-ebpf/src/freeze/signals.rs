@@ -6,12 +6,11 @@ use premod_common::guard::{HeldProcess, Phase};
 use crate::{
     guard,
     kernel::{current_process, load},
-    maps::{HELD, PROTECTED, count, settings},
-    running::{SIGSTOP, SIGTTOU},
+    maps::{HELD, PROTECTED, SEIZED, count, own, settings},
+    running::{SIGCONT, SIGSTOP, SIGTTOU},
     tell::tell_of,
 };
 
-const SIGCONT: u8 = 18;
 /// `SEND_SIG_PRIV` of include/linux/sched/signal.h: sent by the kernel, so by our own programs, too.
 const BY_KERNEL: u64 = 1;
 
@@ -31,10 +30,20 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the offset is that of tgid in struct task_struct.
     let process: u32 = unsafe { load!(task, task_struct_tgid) };
     let sender = current_process();
-    let ours = sender == settings().own_pid
-        || (signal == SIGSTOP && info == BY_KERNEL && sender == process);
-    if ours {
+    // By our programs: to stop a process, or only to interrupt it.
+    let by_itself = matches!(signal, SIGSTOP | SIGCONT) && info == BY_KERNEL && sender == process;
+    if by_itself || sender == settings().own_pid || sender == own().keeper {
         return 0;
+    }
+    if let Some(seized) = SEIZED.get_ptr_mut(process) {
+        // SAFETY: the pointer comes from the map.
+        unsafe {
+            if signal == SIGCONT {
+                (*seized).stopped_by_others = 0;
+            } else if (*seized).stopped_by_others != SIGSTOP {
+                (*seized).stopped_by_others = signal;
+            }
+        }
     }
     let Some(held) = HELD.get_ptr_mut(process) else {
         return 0;

@@ -81,9 +81,9 @@ pub struct FreezeArgs {
 /// What happens to a store through a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mmap {
-    /// Every process that has a file mapped writable is stopped from the beginning
+    /// Every process that has a file mapped writable is held from the beginning
     Stop,
-    /// The process is stopped at its first store; one whose memory others share is stopped from the beginning
+    /// The process is stopped at its first store; one whose memory others share is held from the beginning
     Hold,
     /// The process is killed before the store
     Kill,

@@ -58,15 +58,15 @@ pub(super) fn show_plan(users: &[User], targets: &[Target], settings: &Settings)
 fn fate(user: &User, settings: &Settings) -> &'static str {
     let maps = user.maps();
     match (settings.mmap, settings.deny.is_some()) {
-        (MmapPolicy::Stop, _) if maps => "stopped from the beginning",
+        (MmapPolicy::Stop, _) if maps => "held from the beginning",
         (MmapPolicy::Hold | MmapPolicy::Kill, _) if maps && user.has_company() => {
-            "stopped from the beginning"
+            "held from the beginning"
         }
-        (MmapPolicy::Hold, _) if maps => "stopped if it writes or stores",
+        (MmapPolicy::Hold, _) if maps => "held if it writes, stopped if it stores",
         (MmapPolicy::Kill, _) if maps => "killed if it stores",
         (MmapPolicy::Report, _) if maps => "left alone; a store violates the freeze",
         (_, true) => "its writes fail",
-        (_, false) => "stopped if it writes",
+        (_, false) => "held if it writes",
     }
 }
 

@@ -167,6 +167,7 @@ impl FreezerBuilder {
         let keeper = Keeper::start(&pins)?;
         guards.attach(&btf, &environment)?;
         let inodes = guard(&mut guards, &targets)?;
+        guards.introduce(targets[0].as_fd(), keeper.pid())?;
         let renamed = guards.controls.tally()?.renamed;
         let names = Names::watch(&mut guards, &targets)
             .map_err(|unknown| self.unknown(&targets, unknown))?;

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     guards::Guards,
+    keeper::Keeper,
     others::Others,
     processes::{Whereabouts, threads, whereabouts},
     stop::stop_for_a_moment,
@@ -41,6 +42,7 @@ pub(crate) struct Stuck {
 /// A thread is done when a system call of its has ended since, or it sleeps elsewhere, or it has stopped.
 pub(crate) async fn land_earlier(
     guards: &mut Guards,
+    mut keeper: Option<&mut Keeper>,
     others: &Others,
     users: &[User],
     deadline: Instant,
@@ -81,7 +83,14 @@ pub(crate) async fn land_earlier(
             && began.elapsed() > patience
         {
             let moment = deadline.min(Instant::now() + MOMENT);
-            if stop_for_a_moment(&mut guards.controls, others, user, moment)? {
+            let seized = keeper
+                .as_mut()
+                .and_then(|keeper| keeper.interrupt(user, moment));
+            let has_stopped = match seized {
+                Some(has_stopped) => has_stopped,
+                None => stop_for_a_moment(&mut guards.controls, others, user, moment)?,
+            };
+            if has_stopped {
                 waiting.retain(|_, other| other.pid != user.pid);
             } else {
                 patience *= RUNNING_FACTOR;

@@ -128,10 +128,13 @@ impl Freezer {
         }
         let earlier = self.users(&kinds, limit).await?;
         let others = self.others();
-        drain::land_earlier(&mut self.guards, &others, &earlier, limit)
+        let keeper = self.keeper.as_mut();
+        drain::land_earlier(&mut self.guards, keeper, &others, &earlier, limit)
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
         self.flush(limit).await?;
+        // Before stores are kept out, so that nobody has to be stopped at one.
+        self.hold_who_maps(limit).await?;
 
         self.guards.forget_skips();
         let closed = events::now();
@@ -142,7 +145,8 @@ impl Freezer {
         drain::land(&mut self.guards, &self.targets, limit)
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
-        self.stop_who_maps(limit).await?;
+        // Whoever has mapped one since.
+        self.hold_who_maps(limit).await?;
         for rounds in 1..=ROUNDS {
             let before = self.guards.controls.tally()?.touches;
             self.flush(limit).await?;
@@ -221,14 +225,14 @@ impl Freezer {
             .map_err(|unknown| self.builder.unknown(&self.targets, unknown))
     }
 
-    /// Stops processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
+    /// Holds processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
     /// because another thread could use the page while one faults.
-    async fn stop_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
+    async fn hold_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
         if self.builder.mmap == MmapPolicy::Report || !self.any(|look| look.mappings > 0)? {
             return Ok(());
         }
         let mut asked = HashSet::new();
-        // Whoever is listed may have a child that is not, until it has stopped.
+        // Whoever is listed may have a child that is not, until it stands still.
         loop {
             let mut users = self.users(&[UseKind::Mapped], limit).await?;
             users.retain(|user| {
@@ -238,14 +242,20 @@ impl Freezer {
             if users.is_empty() {
                 return Ok(());
             }
+            let mut refused: Vec<&User> = users.iter().filter(|user| user.pid != 1).collect();
+            let mut late = Vec::new();
+            if let Some(keeper) = &mut self.keeper {
+                (refused, late) = keeper.hold(&refused, limit);
+            }
             let others = self.others();
             let mut stopped = Vec::new();
-            for user in &users {
+            for user in refused {
                 if stop::stop(&mut self.guards.controls, &others, user)? {
                     stopped.push(user);
                 }
             }
-            if let Some(user) = stop::wait_until_stopped(&stopped, limit).first() {
+            late.extend(stop::wait_until_stopped(&stopped, limit));
+            if let Some(user) = late.first() {
                 return Err(self.not_frozen(format!(
                     "process {} ({}), which has one mapped, does not stop",
                     user.pid,
@@ -278,7 +288,7 @@ impl Freezer {
     /// Who is held at the moment.
     #[must_use]
     pub fn held(&self) -> Vec<(u32, HeldProcess)> {
-        self.guards.controls.held()
+        self.guards.controls.all_held()
     }
 
     /// What was counted so far.

@@ -1,6 +1,7 @@
 //! The kernel side of a freeze: its programs, its maps, its switch.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     hash::{BuildHasher, RandomState},
     os::fd::{AsRawFd, BorrowedFd},
@@ -19,7 +20,7 @@ use aya::{
 };
 use premod_common::{
     facts::Facts,
-    guard::{GuardSettings, HeldProcess, InFlight, Look, Phase, Switch, Tally, UseKind},
+    guard::{GuardSettings, HeldProcess, InFlight, Look, Own, Phase, Switch, Tally, UseKind},
     inode::InodeAddress,
 };
 
@@ -66,6 +67,9 @@ const HOOKS: &[Attachment] = &[
     lsm("file_permission", "file_permission"),
 ];
 
+/// What the nonce is combined with by which this process asks to be interrupted itself (`look.rs` of the kernel side).
+const INTERRUPT: u64 = 1;
+
 /// Longest wait for hooks to be done with what they are doing. They run for microseconds, but a thread can be
 /// preempted in one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -74,7 +78,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Controls {
     pub(crate) switch: Array<MapData, Switch>,
     pub(crate) tally: Array<MapData, Tally>,
+    /// Who was stopped by SIGSTOP.
     pub(crate) held: HashMap<MapData, u32, HeldProcess>,
+    /// Who is seized, or is to be.
+    pub(crate) seized: HashMap<MapData, u32, HeldProcess>,
 }
 
 impl Controls {
@@ -140,12 +147,15 @@ impl Controls {
             switch: typed(Map::Array(open("switch")?))?,
             tally: typed(Map::Array(open("tally")?))?,
             held: typed(Map::HashMap(open("held")?))?,
+            seized: typed(Map::HashMap(open("seized")?))?,
         })
     }
 
-    /// Everybody that is held, by process id.
-    pub(crate) fn held(&self) -> Vec<(u32, HeldProcess)> {
-        self.held.iter().flatten().collect()
+    /// Everybody that is held, by process id. Whoever was stopped, too, is known by that.
+    pub(crate) fn all_held(&self) -> Vec<(u32, HeldProcess)> {
+        let mut all: BTreeMap<_, _> = self.seized.iter().flatten().collect();
+        all.extend(self.held.iter().flatten());
+        all.into_iter().collect()
     }
 }
 
@@ -161,6 +171,7 @@ pub(crate) struct Guards {
     in_flight: HashMap<MapData, u32, InFlight>,
     awaited: HashMap<MapData, u32, u32>,
     look: Array<MapData, Look>,
+    own: Array<MapData, Own>,
     happenings: Option<RingBuf<MapData>>,
     skips: Skips,
 }
@@ -180,7 +191,8 @@ impl Guards {
             .load(&with_facts(OBJECT, facts)?)
             .map_err(|error| load::explain_maps(&error, environment))?;
         for (directory, (map, name)) in directory.iter().flat_map(|it| MAPS.map(|map| (it, map))) {
-            let Some(Map::Array(map) | Map::HashMap(map)) = ebpf.map(map) else {
+            let Some(Map::Array(map) | Map::HashMap(map) | Map::RingBuf(map)) = ebpf.map(map)
+            else {
                 return Err(Error::BadValue(format!("the object has no map {map}")));
             };
             map.pin(directory.join(name))
@@ -192,6 +204,7 @@ impl Guards {
                 switch: take(&mut ebpf, "SWITCH")?,
                 tally: take(&mut ebpf, "TALLY")?,
                 held: take(&mut ebpf, "HELD")?,
+                seized: take(&mut ebpf, "SEIZED")?,
             },
             guards: take(&mut ebpf, "GUARDS")?,
             superblocks: take(&mut ebpf, "SUPERBLOCKS")?,
@@ -200,6 +213,7 @@ impl Guards {
             in_flight: take(&mut ebpf, "IN_FLIGHT")?,
             awaited: take(&mut ebpf, "AWAITED")?,
             look: take(&mut ebpf, "LOOK")?,
+            own: take(&mut ebpf, "OWN")?,
             happenings: Some(take(&mut ebpf, "HAPPENINGS")?),
             skips: Skips::default(),
             ebpf,
@@ -314,18 +328,53 @@ impl Guards {
         // The kernel may skip a program once, if it has preempted somebody inside of it.
         const TRIES: usize = 3;
         for _ in 1..TRIES {
-            if let Ok(look) = self.try_look(file) {
+            if let Ok(look) = self.try_look(file, self.nonce) {
                 return Ok(look);
             }
         }
-        self.try_look(file)
+        self.try_look(file, self.nonce)
     }
 
-    fn try_look(&mut self, file: BorrowedFd<'_>) -> Result<Look, Error> {
+    /// Tells the kernel side what it has to know of premod itself, so that writers can be kept waiting until the keeper has
+    /// seized them. Needs an open file that is guarded.
+    pub(crate) fn introduce(&mut self, file: BorrowedFd<'_>, keeper: u32) -> Result<(), Error> {
+        let interrupt = self.interrupt_mark(file).unwrap_or(0);
+        if interrupt == 0 {
+            tracing::warn!(
+                "it could not be learned how this kernel interrupts threads, so that writers are stopped by SIGSTOP"
+            );
+        }
+        let own = Own {
+            signal: self.look(file)?.signal,
+            interrupt,
+            keeper,
+            padding: 0,
+        };
+        self.own
+            .set(0, own, 0)
+            .map_err(|error| Error::kernel("cannot tell the kernel side who premod is", &error))
+    }
+
+    /// `TIF_SIGPENDING`, which stands in no type information, as a bit: what is set each time that this thread is
+    /// interrupted.
+    fn interrupt_mark(&mut self, file: BorrowedFd<'_>) -> Option<u64> {
+        /// Other bits change now and then.
+        const TIMES: usize = 4;
+        const TRIES: usize = 64;
+        let changes: Vec<u64> = (0..TRIES)
+            .filter_map(|_| self.try_look(file, self.nonce ^ INTERRUPT).ok())
+            .filter_map(|look| (look.interrupt != 0).then_some(look.interrupt))
+            .take(TIMES)
+            .collect();
+        let mark = changes.iter().fold(u64::MAX, |all, change| all & change);
+        (changes.len() == TIMES && mark.is_power_of_two()).then_some(mark)
+    }
+
+    fn try_look(&mut self, file: BorrowedFd<'_>, question: u64) -> Result<Look, Error> {
         let failed = |error| Error::kernel("cannot look at a file's inode", &error);
         self.look.set(0, Look::default(), 0).map_err(failed)?;
         // SAFETY: F_GETFD takes no argument and changes nothing; the descriptor is open.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFD, self.nonce) };
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFD, question) };
         let look = self.look.get(&0, 0).map_err(failed)?;
         if look.inode == 0 {
             return Err(Error::Kernel {

@@ -1,13 +1,13 @@
-//! The keeper: a process that continues what premod has stopped, whatever becomes of premod.
+//! The keeper: a process that holds others and lets them go, whatever becomes of premod.
 //!
 //! It holds the maps of one freeze and a pipe. When premod closes the pipe, or dies, or the deadline passes,
-//! it opens the switch, waits until all hooks obey, and continues everybody. If the keeper is killed too, the
-//! maps stay pinned in the BPF filesystem, and [`recover`] does its work.
+//! it opens the switch, waits until all hooks obey, lets those go whom it has seized, and continues those that were
+//! stopped. If the keeper is killed too, the kernel lets go whoever was seized; of the others the maps tell, which stay
+//! pinned in the BPF filesystem, and [`recover`] continues them.
 
 use std::{
-    fs,
     io::{self, Write},
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -26,15 +26,14 @@ use super::{
     namespaces,
     others::Others,
     pins::{self, Pins},
-    processes::started,
+    processes::{TICK, started},
+    seizer::Outcome,
+    users::User,
 };
 use crate::{
     error::Error,
     events::{self, Pid},
 };
-
-/// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
-pub(crate) const TICK: u64 = 10_000_000;
 
 /// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {
@@ -58,7 +57,7 @@ const STOPPED_BY_OTHERS: &str = "somebody else has stopped it, too";
 const HELD_BY_OTHERS: &str = "another premod holds it, too";
 
 /// What became of one held process.
-enum Outcome {
+enum Fate {
     Continued,
     /// It has ended.
     Gone,
@@ -70,23 +69,23 @@ pub(crate) fn let_go(pid: u32, held: &HeldProcess, others: &Others) {
     let _ = try_let_go(pid, held, others);
 }
 
-fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Outcome {
+fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Fate {
     let Some(process) = rustix::process::Pid::from_raw(pid as i32) else {
-        return Outcome::Gone;
+        return Fate::Gone;
     };
     // First the descriptor, then the look: it cannot become another process in between.
     let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else {
-        return Outcome::Gone;
+        return Fate::Gone;
     };
     if started(pid) != Some(held.started / TICK) {
-        return Outcome::Gone;
+        return Fate::Gone;
     }
-    if others.hold(pid, held.started) {
-        return Outcome::Left(HELD_BY_OTHERS);
+    if others.stop(pid, held.started) {
+        return Fate::Left(HELD_BY_OTHERS);
     }
     let by_others = Signal::from_named_raw(held.stopped_by_others.into());
     if by_others == Some(Signal::STOP) {
-        return Outcome::Left(STOPPED_BY_OTHERS);
+        return Fate::Left(STOPPED_BY_OTHERS);
     }
     match pidfd_send_signal(&process, Signal::CONT) {
         Ok(()) => {
@@ -95,14 +94,31 @@ fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Outcome {
             if let Some(signal) = by_others {
                 let _ = pidfd_send_signal(&process, signal);
             }
-            Outcome::Continued
+            if others.hold(pid, held.started) {
+                return Fate::Left(HELD_BY_OTHERS);
+            }
+            Fate::Continued
         }
-        Err(rustix::io::Errno::SRCH) => Outcome::Gone,
-        Err(_) => Outcome::Left("the kernel does not let it be continued"),
+        Err(rustix::io::Errno::SRCH) => Fate::Gone,
+        Err(_) => Fate::Left("the kernel does not let it be continued"),
     }
 }
 
-/// Opens the switch and continues everybody. The maps are pinned in this directory.
+/// What becomes of a process that was seized, now that it is not any more.
+fn fate_of_seized(pid: u32, held: &HeldProcess, others: &Others) -> Fate {
+    if started(pid) != Some(held.started / TICK) {
+        Fate::Gone
+    } else if others.hold(pid, held.started) {
+        Fate::Left(HELD_BY_OTHERS)
+    } else if i32::from(held.stopped_by_others) == libc::SIGSTOP {
+        Fate::Left(STOPPED_BY_OTHERS)
+    } else {
+        Fate::Continued
+    }
+}
+
+/// Opens the switch and continues everybody who was stopped; whoever was seized has been let go, or the switch is all that
+/// it waits for. The maps are pinned in this directory.
 pub(crate) fn release(controls: &mut Controls, own: &Path) -> Recovered {
     let complain = |result: Result<(), Error>| {
         if let Err(error) = result {
@@ -121,14 +137,20 @@ pub(crate) fn release(controls: &mut Controls, own: &Path) -> Recovered {
 fn continue_all(controls: &mut Controls, own: &Path) -> Recovered {
     let others = Others::than(own);
     let mut continued = Recovered::default();
-    for (pid, held) in controls.held() {
+    for (pid, held) in controls.all_held() {
         let comm = name(&held.comm);
-        match try_let_go(pid, &held, &others) {
-            Outcome::Continued => continued.continued.push((Pid(pid), comm)),
-            Outcome::Gone => {}
-            Outcome::Left(why) => continued.left.push((Pid(pid), comm, why.to_owned())),
+        let outcome = if controls.held.get(&pid, 0).is_ok() {
+            try_let_go(pid, &held, &others)
+        } else {
+            fate_of_seized(pid, &held, &others)
+        };
+        match outcome {
+            Fate::Continued => continued.continued.push((Pid(pid), comm)),
+            Fate::Gone => {}
+            Fate::Left(why) => continued.left.push((Pid(pid), comm, why.to_owned())),
         }
         let _ = controls.held.remove(&pid);
+        let _ = controls.seized.remove(&pid);
     }
     continued
 }
@@ -144,6 +166,10 @@ pub(crate) struct Keeper {
     child: Child,
     /// Where its maps are pinned.
     directory: PathBuf,
+    /// What it has said, up to the line that is not complete.
+    heard: Vec<u8>,
+    /// The number of the last order.
+    orders: u64,
 }
 
 impl Keeper {
@@ -159,8 +185,6 @@ impl Keeper {
             .arg("keeper")
             .arg(pins.path())
             .current_dir("/")
-            // What the terminal sends to premod's group is not meant for it.
-            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Whoever waits for the end of premod's stderr must not wait for the keeper's.
@@ -176,9 +200,115 @@ impl Keeper {
             Ok(1) => Ok(Self {
                 child,
                 directory: pins.path().to_owned(),
+                heard: Vec::new(),
+                orders: 0,
             }),
             Ok(_) => Err(failed("it ended at once".to_owned())),
             Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has processes stand still until the thaw; those that it could not seize, and those that do not stand still in time.
+    pub(crate) fn hold<'a>(
+        &mut self,
+        users: &[&'a User],
+        limit: Instant,
+    ) -> (Vec<&'a User>, Vec<&'a User>) {
+        /// So many orders and answers fit into the pipes, so that nobody waits for the other one to read.
+        const AT_ONCE: usize = 256;
+        let (mut refused, mut late) = (Vec::new(), Vec::new());
+        for users in users.chunks(AT_ONCE) {
+            let answers = self.ask("hold", users, limit);
+            for (&user, answer) in users.iter().zip(answers) {
+                match answer {
+                    Some(Outcome::Held | Outcome::Gone) => {}
+                    Some(Outcome::Refused) => refused.push(user),
+                    None => late.push(user),
+                }
+            }
+        }
+        (refused, late)
+    }
+
+    /// Has each thread of a process stand still for a moment; whether all have in time. `None` if they could not be seized.
+    pub(crate) fn interrupt(&mut self, user: &User, limit: Instant) -> Option<bool> {
+        match self.ask("interrupt", &[user], limit)[..] {
+            [Some(Outcome::Refused)] => None,
+            [answer] => Some(answer.is_some()),
+            _ => None,
+        }
+    }
+
+    /// Gives an order for each process, and waits for the answers.
+    fn ask(&mut self, order: &str, users: &[&User], limit: Instant) -> Vec<Option<Outcome>> {
+        let left = limit.saturating_duration_since(Instant::now());
+        let deadline = events::now().0 + left.as_nanos() as u64;
+        let first = self.orders + 1;
+        self.orders += users.len() as u64;
+        let lines: String = (first..)
+            .zip(users)
+            .map(|(number, user)| {
+                format!(
+                    "{order} {number} {} {} {deadline}\n",
+                    user.pid, user.started
+                )
+            })
+            .collect();
+        let sent = self
+            .child
+            .stdin
+            .as_mut()
+            .map(|it| it.write_all(lines.as_bytes()));
+        let mut answers = vec![None; users.len()];
+        if !matches!(sent, Some(Ok(()))) {
+            answers.fill(Some(Outcome::Refused));
+            return answers;
+        }
+        while answers.contains(&None) {
+            match self.hear(limit) {
+                Heard::Line(line) => {
+                    // An answer that was given up may come now.
+                    if let Some((number, outcome)) = parse_answer(&line)
+                        && let Some(place) = number.checked_sub(first)
+                        && let Some(answer) = answers.get_mut(place as usize)
+                    {
+                        *answer = Some(outcome);
+                    }
+                }
+                Heard::Nothing => break,
+                // It is dead, and has let everybody go.
+                Heard::End => answers.fill(Some(Outcome::Refused)),
+            }
+        }
+        answers
+    }
+
+    /// The next line that it says.
+    fn hear(&mut self, limit: Instant) -> Heard {
+        let Some(stdout) = &mut self.child.stdout else {
+            return Heard::End;
+        };
+        loop {
+            if let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return Heard::Line(String::from_utf8_lossy(&line).into_owned());
+            }
+            let mut polled = [PollFd::new(stdout, PollFlags::IN)];
+            let left = limit.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap_or(LOOK);
+            if !rustix::event::poll(&mut polled, Some(&left)).is_ok_and(|ready| ready > 0) {
+                return Heard::Nothing;
+            }
+            let mut buffer = [0; 4096];
+            match io::Read::read(stdout, &mut buffer) {
+                Ok(0) | Err(_) => return Heard::End,
+                Ok(count) => self.heard.extend_from_slice(&buffer[..count]),
+            }
         }
     }
 
@@ -194,36 +324,64 @@ impl Keeper {
 
     /// Its last words; `None` if it was killed before them.
     fn report(&mut self) -> Option<Recovered> {
-        let mut stdout = self.child.stdout.take()?;
-        let mut text = String::new();
         let deadline = Instant::now() + PATIENCE;
-        let mut buffer = [0; 4096];
+        let mut text = String::new();
         loop {
-            let mut polled = [PollFd::new(&stdout, PollFlags::IN)];
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).ok()?;
-            if !rustix::event::poll(&mut polled, Some(&left)).is_ok_and(|ready| ready > 0) {
-                // It hangs: it is of no use any more.
-                let _ = self.child.kill();
-                return None;
-            }
-            match io::Read::read(&mut stdout, &mut buffer) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
+            match self.hear(deadline) {
+                Heard::Line(line) => text.push_str(&line),
+                Heard::End => return Some(Recovered::parse(&text)),
+                Heard::Nothing => {
+                    // It hangs: it is of no use any more.
+                    let _ = self.child.kill();
+                    return None;
+                }
             }
         }
-        Some(Recovered::parse(&text))
     }
 }
 
+/// What premod hears of the keeper.
+enum Heard {
+    Line(String),
+    /// Nothing in time.
+    Nothing,
+    /// It has ended.
+    End,
+}
+
+/// How the keeper answers an order.
+pub(super) fn answer(number: u64, outcome: Outcome) -> String {
+    let word = match outcome {
+        Outcome::Held => HELD,
+        Outcome::Gone => GONE,
+        Outcome::Refused => REFUSED,
+    };
+    format!("{word} {number}\n")
+}
+
+fn parse_answer(line: &str) -> Option<(u64, Outcome)> {
+    let (word, number) = line.trim_end().split_once(' ')?;
+    let outcome = match word {
+        HELD => Outcome::Held,
+        GONE => Outcome::Gone,
+        REFUSED => Outcome::Refused,
+        _ => return None,
+    };
+    Some((number.parse().ok()?, outcome))
+}
+
+const HELD: &str = "held";
+const GONE: &str = "gone";
+const REFUSED: &str = "refused";
+
 impl Recovered {
-    fn add(&mut self, more: Self) {
+    pub(super) fn add(&mut self, more: Self) {
         self.continued.extend(more.continued);
         self.left.extend(more.left);
     }
 
     /// A line for each: `+ PID NAME` or `- PID NAME WHY`, the words in base64.
-    fn write(&self) -> String {
+    pub(super) fn write(&self) -> String {
         let line = |sign, pid: &Pid, words: &[&[u8]]| {
             let words: Vec<_> = words.iter().map(|word| STANDARD.encode(word)).collect();
             format!("{sign} {} {}\n", pid.0, words.join(" "))
@@ -261,49 +419,6 @@ impl Recovered {
             }
         }
         all
-    }
-}
-
-/// What the keeper does. It ends when the pipe on its stdin does.
-///
-/// # Errors
-/// If the maps are not there.
-pub fn run(directory: &Path) -> Result<(), Error> {
-    let mut controls = Controls::pinned(directory)?;
-    // It dies by SIGKILL only: until its pipe ends, somebody may depend on it.
-    ignore_signals();
-    // If memory runs out, others go first.
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    let mut stdout = io::stdout();
-    let _ = stdout.write_all(b".").and_then(|()| stdout.flush());
-    let stdin = io::stdin();
-    let mut all = Recovered::default();
-    loop {
-        let mut polled = [PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN)];
-        // The pipe ends late if premod is killed: the kernel detaches the programs first, one by one.
-        let over = rustix::event::poll(&mut polled, Some(&LOOK)).unwrap_or(0) > 0
-            || pins::is_orphan(directory);
-        let switch = controls.switch.get(&0, 0).unwrap_or_default();
-        let expired = switch.phase == Phase::Closed as u64 && events::now().0 >= switch.deadline;
-        if over || expired {
-            all.add(release(&mut controls, directory));
-        }
-        if over {
-            break;
-        }
-    }
-    // premod may be gone, and then nobody reads this.
-    let _ = stdout.write_all(all.write().as_bytes());
-    if pins::is_orphan(directory) {
-        pins::remove(directory);
-    }
-    Ok(())
-}
-
-fn ignore_signals() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
-        // SAFETY: ignoring a signal needs no handler.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use premod_common::guard::Phase;
+use aya::maps::{HashMap, MapData};
+use premod_common::guard::{HeldProcess, Phase};
 
 use super::{guards::Controls, pins};
 use crate::events;
@@ -25,14 +26,30 @@ impl Others {
 
     /// Whether one of them holds this process, which began so many nanoseconds after boot.
     pub(super) fn hold(&self, pid: u32, started: u64) -> bool {
+        self.have(pid, started, |controls| [&controls.held, &controls.seized])
+    }
+
+    /// Whether one of them holds it by SIGSTOP, so that it must not be continued.
+    pub(super) fn stop(&self, pid: u32, started: u64) -> bool {
+        self.have(pid, started, |controls| [&controls.held])
+    }
+
+    fn have<const COUNT: usize>(
+        &self,
+        pid: u32,
+        started: u64,
+        lists: impl Fn(&Controls) -> [&HashMap<MapData, u32, HeldProcess>; COUNT],
+    ) -> bool {
         let now = events::now().0;
         self.0.iter().any(|controls| {
             let closed = controls
                 .switch
                 .get(&0, 0)
                 .is_ok_and(|switch| switch.phase_at(now) == Phase::Closed);
-            let held = controls.held.get(&pid, 0);
-            closed && held.is_ok_and(|held| held.started == started)
+            let is = |list: &HashMap<MapData, u32, HeldProcess>| {
+                list.get(&pid, 0).is_ok_and(|held| held.started == started)
+            };
+            closed && lists(controls).into_iter().any(is)
         })
     }
 }

@@ -28,8 +28,13 @@ const OURS: &str = "premod";
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 
 /// The maps that are pinned for each freeze, by their names in the object and in the directory.
-pub(crate) const MAPS: [(&str, &str); 3] =
-    [("SWITCH", "switch"), ("TALLY", "tally"), ("HELD", "held")];
+pub(crate) const MAPS: [(&str, &str); 5] = [
+    ("SWITCH", "switch"),
+    ("TALLY", "tally"),
+    ("HELD", "held"),
+    ("SEIZED", "seized"),
+    ("WAITING", "waiting"),
+];
 
 /// The directory in which the maps of one freeze are pinned. It is removed on drop.
 #[derive(Debug)]

@@ -21,6 +21,9 @@ pub(crate) enum Whereabouts {
     Running,
 }
 
+/// A clock tick of /proc in nanoseconds: `USER_HZ` is 100 on every architecture that premod knows.
+pub(crate) const TICK: u64 = 10_000_000;
+
 /// Calls that can sleep in the middle of a modification for as long as a pipe or a socket gives no data.
 const SLOW_CALLS: [i64; 3] = [
     libc::SYS_splice,
@@ -109,11 +112,33 @@ fn asleep_in(call: &[u8]) -> Whereabouts {
 
 /// The threads of a process.
 pub(crate) fn threads(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-    let tasks = tasks.into_iter().flatten().flatten();
-    tasks
-        .filter_map(|task| task.file_name().to_str()?.parse().ok())
-        .collect()
+    numbers(&format!("/proc/{pid}/task"))
+}
+
+/// Whether a thread has ended: nobody can seize it any more.
+pub(crate) fn has_ended(pid: u32, thread: u32) -> bool {
+    Stat::of_thread(pid, thread).is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// The process that a thread is of.
+pub(crate) fn process_of(thread: u32) -> Option<u32> {
+    status(&fs::read(format!("/proc/{thread}/status")).ok()?, b"Tgid:").and_then(number)
+}
+
+/// The thread that traces a thread; 0 if nobody does.
+pub(crate) fn tracer_of(thread: u32) -> Option<u32> {
+    status(
+        &fs::read(format!("/proc/{thread}/status")).ok()?,
+        b"TracerPid:",
+    )
+    .and_then(number)
+}
+
+/// A field of /proc's `status`, whose lines have their names first.
+pub(crate) fn status<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim_ascii())
 }
 
 /// Name of a process's first thread; empty if there is none.
@@ -137,6 +162,37 @@ pub(crate) fn started(pid: u32) -> Option<u64> {
 /// Whether every thread of a process is stopped.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     every_thread(pid, |_, stat| stat.is_stopped_or_over())
+}
+
+/// Whether a process is stopped by a signal, and not because somebody traces it.
+pub(crate) fn is_stopped_by_signal(pid: u32) -> bool {
+    every_thread(pid, |_, stat| matches!(stat.state, b'T' | b'Z' | b'X'))
+}
+
+/// The processes that have the descriptors or the memory of this one, without being threads of it.
+pub(crate) fn companions(pid: u32) -> Vec<u32> {
+    /// `KCMP_VM` and `KCMP_FILES` of linux/kcmp.h.
+    const KINDS: [libc::c_int; 2] = [1, 2];
+    let shares = |other: &u32| {
+        KINDS.iter().any(|kind| {
+            // SAFETY: the call takes numbers.
+            unsafe { libc::syscall(libc::SYS_kcmp, pid, *other, *kind, 0, 0) == 0 }
+        })
+    };
+    let own = std::process::id();
+    numbers("/proc")
+        .into_iter()
+        .filter(|other| ![1, own, pid].contains(other))
+        .filter(shares)
+        .collect()
+}
+
+/// The numbers among the names in a directory.
+fn numbers(directory: &str) -> Vec<u32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// Whether no thread of a process that was sent SIGSTOP runs in user mode before SIGCONT: all have stopped, or are

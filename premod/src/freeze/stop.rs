@@ -1,4 +1,5 @@
-//! Stopping processes beforehand, from user space.
+//! Stopping processes beforehand by SIGSTOP, from user space: those that cannot be seized ([`super::seizer`]), because
+//! somebody else traces them.
 
 use std::{
     io,
@@ -11,9 +12,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::{
     guards::Controls,
-    keeper::{TICK, let_go},
+    keeper::let_go,
     others::Others,
-    processes::{is_stopped, stands_still, started},
+    processes::{TICK, is_stopped, stands_still, started},
     users::User,
 };
 use crate::{error::Error, events};
@@ -41,7 +42,7 @@ pub(crate) fn stop(controls: &mut Controls, others: &Others, user: &User) -> Res
         tid: user.pid,
         op: Op::Mmap as u8,
         stopped_by_others: 0,
-        padding: 0,
+        rounds: 0,
         comm,
     };
     // A hook may have stopped it already; if somebody has continued it since, it is stopped again. A note of another
@@ -98,7 +99,7 @@ pub(crate) fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> V
     }
 }
 
-/// Stops a process and continues it at once: whatever it was in the middle of in the kernel is over then.
+/// Stops a process by SIGSTOP and continues it at once: whatever it was in the middle of in the kernel is over then.
 ///
 /// Returns whether it has stopped in time.
 pub(crate) fn stop_for_a_moment(

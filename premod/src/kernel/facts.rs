@@ -225,6 +225,18 @@ const OFFSETS: &[Offset] = &[
         signal_struct_group_stop_count,
         FREEZING
     ),
+    offset!(signal_struct, "flags", signal_struct_flags, FREEZING),
+    offset!(
+        task_struct,
+        "thread_info.flags",
+        task_struct_thread_info_flags,
+        FREEZING
+    ),
+    offset!(task_struct, "sighand", task_struct_sighand, FREEZING),
+    offset!(sighand_struct, "action", sighand_struct_action, FREEZING),
+    offset!(task_struct, "files", task_struct_files, FREEZING),
+    offset!(files_struct, "count.counter", files_struct_count, FREEZING),
+    offset!(mm_struct, "mm_users.counter", mm_struct_mm_users, FREEZING),
     offset!(pt_regs, "orig_ax", pt_regs_orig_ax, CALLS),
     offset!(pt_regs, "ax", pt_regs_ax, CALLS),
     offset!(pt_regs, "si", pt_regs_si, CALLS),

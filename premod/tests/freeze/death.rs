@@ -251,7 +251,8 @@ fn set_clock(forward: bool) {
     rustix::time::clock_settime(realtime, time).expect("clock_settime");
 }
 
-/// Nobody is left who could continue the writers; `thaw --recover` does.
+/// Nobody is left who could continue the writers. Those that were seized go on by themselves; `thaw --recover` continues those
+/// that were stopped.
 fn keeper_is_killed(scene: &mut Scene) {
     let sleeper = sleeper("60");
     let sleeper = sleeper.each_ref().map(String::as_str);
@@ -265,10 +266,6 @@ fn keeper_is_killed(scene: &mut Scene) {
     process::signal(keepers[0], Signal::KILL);
     freeze.signal(Signal::KILL);
     freeze.end();
-    assert!(
-        scene.stopped() > 0,
-        "somebody has continued the writers already"
-    );
     let recover = || {
         let output = Command::new("premod").args(["thaw", "--recover"]).output();
         let output = output.expect("premod can be run");

@@ -17,9 +17,9 @@ pub(crate) fn state(pid: u32) -> char {
         .unwrap_or('?')
 }
 
-/// Whether a process is stopped.
+/// Whether a process is stopped, by a signal or because somebody traces it.
 pub(crate) fn is_stopped(pid: u32) -> bool {
-    state(pid) == 'T'
+    matches!(state(pid), 'T' | 't')
 }
 
 /// Parent of a process.

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
-use crate::freeze::{in_flight, let_go, places, users};
+use crate::freeze::{in_flight, let_go, places, unseen, users};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -133,6 +133,8 @@ pub(crate) fn is_known(word: &str) -> bool {
             | "write-from-nowhere"
             | "store-beside"
             | "write-as"
+            | "write-beside"
+            | "lead-an-orphan"
             | "in-time-namespace"
     )
 }
@@ -156,6 +158,12 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
         ("write-from-nowhere", [file]) => in_flight::write_from_nowhere(Path::new(file)),
         ("store-beside", [how, files @ ..]) => users::store_beside(how, files),
         ("write-as", [number, file]) => let_go::write_as(number, Path::new(file)),
+        ("write-beside", [how, file, other]) => {
+            unseen::write_beside(how, Path::new(file), Path::new(other));
+        }
+        ("lead-an-orphan", [file, done]) => {
+            unseen::lead_an_orphan(Path::new(file), Path::new(done));
+        }
         ("in-time-namespace", [offsets, program, ..]) => {
             return places::in_time_namespace(offsets, program, &arguments[2..]);
         }

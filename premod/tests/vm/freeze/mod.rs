@@ -15,6 +15,7 @@ pub(crate) mod premod;
 pub(crate) mod process;
 mod races;
 mod refusals;
+pub(crate) mod unseen;
 pub(crate) mod users;
 pub(crate) mod ways;
 
@@ -35,6 +36,7 @@ pub(crate) fn tests() -> Vec<Test> {
         users::TESTS,
         names::TESTS,
         let_go::TESTS,
+        unseen::TESTS,
         places::TESTS,
         races::TESTS,
         refusals::TESTS,
