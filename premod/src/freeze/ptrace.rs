@@ -11,16 +11,26 @@ pub(super) enum Change {
     Ended,
     /// It stands still: it was interrupted, its process is stopped, or it has just been made or has made another one.
     Stands,
+    /// It stands still because it begins a system call, or ends one, and was asked to ([`go_on_to_call`]).
+    Calls,
     /// It stands still because it is about to get this signal, which whoever has seized it decides on.
     Signalled(i32),
 }
 
 /// Seizes a thread; nobody notices. With `follow`, what it makes (threads, processes) is seized from its beginning, and
 /// stands still.
+///
+/// If whoever has seized it dies while it stands still at a system call, it gets SIGTRAP and is killed by it, unless the two
+/// have been told apart (`PTRACE_O_TRACESYSGOOD`): then it gets what is no signal.
 pub(super) fn seize(thread: u32, follow: bool) -> io::Result<()> {
     const FOLLOW: libc::c_int =
         libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK;
-    request(libc::PTRACE_SEIZE, thread, if follow { FOLLOW } else { 0 })
+    let follow = if follow { FOLLOW } else { 0 };
+    request(
+        libc::PTRACE_SEIZE,
+        thread,
+        follow | libc::PTRACE_O_TRACESYSGOOD,
+    )
 }
 
 /// Has a thread stand still as soon as it leaves the kernel, or wakes.
@@ -38,7 +48,7 @@ pub(super) fn let_go(thread: u32, signal: i32) -> io::Result<()> {
     request(libc::PTRACE_DETACH, thread, signal)
 }
 
-/// Lets a thread that stands still go on, until it begins a system call or ends one: it is about to get SIGTRAP then.
+/// Lets a thread that stands still go on, until it begins a system call or ends one ([`Change::Calls`]).
 pub(super) fn go_on_to_call(thread: u32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, thread, 0)
 }
@@ -99,6 +109,8 @@ pub(super) fn wait() -> io::Result<(u32, Change)> {
         Change::Ended
     } else if status >> 16 != 0 {
         Change::Stands
+    } else if libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
+        Change::Calls
     } else {
         Change::Signalled(libc::WSTOPSIG(status))
     };

@@ -471,11 +471,11 @@ impl Hold {
             };
             *stops -= 1;
             let _ = match change {
-                Change::Signalled(libc::SIGTRAP) if *stops > 0 => {
+                Change::Calls if *stops > 0 => {
                     let _ = ptrace::go_on_to_call(thread);
                     continue;
                 }
-                Change::Signalled(libc::SIGTRAP) | Change::Stands => ptrace::let_go(thread, 0),
+                Change::Calls | Change::Stands => ptrace::let_go(thread, 0),
                 Change::Signalled(signal) => ptrace::let_go(thread, signal),
                 Change::Ended => Ok(()),
             };
