@@ -6,14 +6,10 @@
 //! Another directory at the same address, or another one in place of one that was removed, has another inode. Where
 //! other machines rename directories ([`revalidates`]), nothing is kept.
 //!
-//! Each directory has one slot that it shares with others; who comes last has it. As user space remembers the directories
+//! Each directory has one slot ([`Slots`]). As user space remembers the directories
 //! it was told last, one that stays in its slot while many others are told is told anew in time.
 
-use core::{
-    arch::asm,
-    cell::UnsafeCell,
-    ptr::{read_volatile, write_volatile},
-};
+use core::ptr::{read_volatile, write_volatile};
 
 use premod_common::event::DIRECTORIES_REMEMBERED;
 
@@ -23,6 +19,7 @@ use crate::{
     latch::Latch,
     maps::fact,
     scratch::Located,
+    slots::Slots,
 };
 
 const SLOTS: usize = 2048;
@@ -69,14 +66,8 @@ struct Slot {
     token: u64,
 }
 
-#[repr(C)]
-struct Slots(UnsafeCell<[Slot; SLOTS]>);
-
-// SAFETY: every access to it is volatile or atomic.
-unsafe impl Sync for Slots {}
-
 #[unsafe(no_mangle)]
-static DIRECTORIES: Slots = Slots(UnsafeCell::new(
+static DIRECTORIES: Slots<Slot, SLOTS> = Slots::new(
     [const {
         Slot {
             version: 0,
@@ -91,21 +82,7 @@ static DIRECTORIES: Slots = Slots(UnsafeCell::new(
             token: 0,
         }
     }; SLOTS],
-));
-
-#[inline(always)]
-fn slot(identity: &Identity) -> *mut Slot {
-    let lower: u32;
-    // SAFETY: registers only. As in `quiet`: the compiler must not calculate with the address itself.
-    unsafe {
-        asm!("{lower} = {address}", lower = out(wreg) lower, address = in(wreg) identity.dentry as u32);
-    };
-    // Fibonacci hashing: the upper bits of the product depend on all bits of the address.
-    let mixed = lower.wrapping_mul(0x9e37_79b9);
-    let index = (mixed >> (32 - SLOTS.ilog2())) as usize & (SLOTS - 1);
-    // SAFETY: the index is smaller than SLOTS.
-    unsafe { DIRECTORIES.0.get().cast::<Slot>().add(index) }
-}
+);
 
 /// How many others may be told before a directory is told anew.
 const TOLD_ANEW: u64 = DIRECTORIES_REMEMBERED as u64 / 2;
@@ -113,7 +90,7 @@ const TOLD_ANEW: u64 = DIRECTORIES_REMEMBERED as u64 / 2;
 /// The token by which user space knows the directory's path; 0 if it does not, or is about to forget it.
 #[inline(always)]
 pub(crate) fn find(identity: &Identity) -> u64 {
-    let slot = slot(identity);
+    let slot = DIRECTORIES.of(identity.dentry);
     // SAFETY: a slot of ours. On x86-64 loads stay in their order: what is read between two looks at the version that
     // agree belongs together.
     unsafe {
@@ -149,7 +126,7 @@ pub(crate) fn new_token() -> u64 {
 /// it has been: an event with the token has to come after.
 #[inline(always)]
 pub(crate) fn keep(identity: &Identity, token: u64) {
-    let slot = slot(identity);
+    let slot = DIRECTORIES.of(identity.dentry);
     // SAFETY: a slot of ours; all fields are aligned u64.
     unsafe {
         let version = read_volatile(&raw const (*slot).version);

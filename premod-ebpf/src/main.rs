@@ -29,6 +29,7 @@ mod protocol;
 mod quiet;
 mod scope;
 mod scratch;
+mod slots;
 mod touch;
 
 #[panic_handler]

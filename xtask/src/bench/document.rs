@@ -47,6 +47,9 @@ brings the inode into the journal, and finds a transaction there; without that, 
 since the last sample, and was worth 5,000 instructions.
 ";
 
+/// Where the instructions go, and why they cannot be fewer. Written by hand.
+const PLACES: &str = include_str!("places.md");
+
 /// Writes everything that is known.
 pub(crate) fn write(baseline: &Baseline) -> Result<()> {
     let docs = paths::root().join("docs");
@@ -66,6 +69,8 @@ pub(crate) fn write(baseline: &Baseline) -> Result<()> {
         plot::bars(&pictures.join(&picture), measured, HOT)?;
         section(&mut text, measured, &picture);
     }
+    text.push('\n');
+    text.push_str(PLACES);
     if !kernels.is_empty() {
         plot::growth(&pictures.join("tracked.svg"), &kernels)?;
         text.push_str("\n## More inodes\n\n![cost by tracked inodes](bench/tracked.svg)\n");
