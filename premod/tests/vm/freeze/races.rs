@@ -41,17 +41,24 @@ fn wait_until_attached(freeze: &Freeze) {
     process::wait_for("premod's socket", || Path::new(&socket).exists());
 }
 
+/// On a machine that is busy with other things premod may take longer to start than a victim can be held.
 fn a_writer_that_was_permitted_before_premod_came_is_waited_for(place: &Place) {
+    let in_time = (0..3).any(|_| a_permitted_writer_is_waited_for(place));
+    assert!(
+        in_time,
+        "premod took longer to start than the victim can be held"
+    );
+}
+
+/// Whether premod had started in time for that.
+fn a_permitted_writer_is_waited_for(place: &Place) -> bool {
     let path = place.file("data");
     let file = clean_file(&path);
     let mut open = spin::open(Gap::Permitted).with_limit(SPIN);
     let held = open.hold(move || file.write_all_at(&[b'1'; 4096], 0));
     let mut freeze = freeze(&path, &[]);
     wait_until_attached(&freeze);
-    assert!(
-        !held.has_left(),
-        "premod took longer to start than the victim can be held"
-    );
+    let in_time = !held.has_left();
     thread::sleep(TEMPTATION);
     assert!(
         held.has_left() || !freeze.is_frozen(),
@@ -67,6 +74,7 @@ fn a_writer_that_was_permitted_before_premod_came_is_waited_for(place: &Place) {
         "its data came before the freeze"
     );
     terminate(freeze).expect(0);
+    in_time
 }
 
 /// Whether a freeze was violated for a reason of which these words are part.
