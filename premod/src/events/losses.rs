@@ -2,14 +2,15 @@
 
 use std::{
     mem::MaybeUninit,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
+use aya::programs::Program;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 use premod_common::counters::Counters;
 
 use super::record::LostReason;
-use crate::kernel::mapped::MappedArray;
+use crate::{error::Error, kernel::mapped::MappedArray};
 
 /// One kind of loss since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +155,17 @@ fn grown(before: &mut Vec<u64>, now: impl Iterator<Item = u64>) -> Vec<Loss> {
         }
     }
     losses
+}
+
+/// A descriptor of a loaded program, to ask for its [`recursion_misses`].
+///
+/// # Errors
+/// If it is not loaded, or there are no more descriptors.
+pub(crate) fn watch(program: &Program) -> Result<OwnedFd, Error> {
+    let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
+    let program = program.fd().map_err(|error| failed(&error))?;
+    let program = program.as_fd().try_clone_to_owned();
+    program.map_err(|error| failed(&error))
 }
 
 /// How often the kernel has skipped a program: `bpf_prog_info.recursion_misses`, 5.12 and later. The same number

@@ -122,16 +122,17 @@ pub(crate) fn has_ended(pid: u32, thread: u32) -> bool {
 
 /// The process that a thread is of.
 pub(crate) fn process_of(thread: u32) -> Option<u32> {
-    status(&fs::read(format!("/proc/{thread}/status")).ok()?, b"Tgid:").and_then(number)
+    number_in_status(thread, b"Tgid:")
 }
 
 /// The thread that traces a thread; 0 if nobody does.
 pub(crate) fn tracer_of(thread: u32) -> Option<u32> {
-    status(
-        &fs::read(format!("/proc/{thread}/status")).ok()?,
-        b"TracerPid:",
-    )
-    .and_then(number)
+    number_in_status(thread, b"TracerPid:")
+}
+
+fn number_in_status(thread: u32, name: &[u8]) -> Option<u32> {
+    let text = fs::read(format!("/proc/{thread}/status")).ok()?;
+    status(&text, name).and_then(number)
 }
 
 /// A field of /proc's `status`, whose lines have their names first.

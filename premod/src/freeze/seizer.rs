@@ -267,14 +267,14 @@ impl Hold {
                         self.waiter.unpark();
                         // It cannot have gone: it is ours to wait for.
                         let _ = ptrace::interrupt(thread);
-                        self.note(thread, pid, false);
+                        self.note(thread, pid);
                         new = true;
                     }
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                     Err(_) if has_ended(pid, thread) => {}
                     // It is ours already by the thread that has made it, and begins to stand still.
                     Err(_) if tracer_of(thread) == Some(self.own) => {
-                        self.note(thread, pid, false);
+                        self.note(thread, pid);
                         new = true;
                     }
                     Err(_) => return false,
@@ -286,10 +286,11 @@ impl Hold {
         }
     }
 
-    fn note(&mut self, thread: u32, pid: u32, stands: bool) {
+    /// Notes a thread that is seized, and does not stand still yet.
+    fn note(&mut self, thread: u32, pid: u32) {
+        let stands = false;
         self.threads.insert(thread, Thread { pid, stands });
-        let process = self.processes.entry(pid).or_default();
-        process.running += usize::from(!stands);
+        self.processes.entry(pid).or_default().running += 1;
     }
 
     /// Lets the threads of a process go, each when it stands still.
@@ -323,7 +324,7 @@ impl Hold {
             let Some(pid) = process_of(thread) else {
                 return;
             };
-            self.note(thread, pid, false);
+            self.note(thread, pid);
         }
         let Some(it) = self.threads.get_mut(&thread) else {
             return;

@@ -4,11 +4,14 @@
 //! Those that matter hang twice, so that nothing is missed unless both were skipped. A kprobe hangs once: the kernel does
 //! not preempt a task inside of it. It is watched all the same.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use aya::Ebpf;
 
-use crate::{error::Error, events::recursion_misses};
+use crate::{
+    error::Error,
+    events::{recursion_misses, watch},
+};
 
 /// Programs that do the same, by name: something may have gone unseen if all were skipped.
 const EQUAL: [&[&str]; 4] = [
@@ -29,14 +32,11 @@ struct Watched {
 
 impl Watched {
     fn new(ebpf: &Ebpf, name: &str) -> Result<Self, Error> {
-        let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
         let program = ebpf
             .program(name)
             .ok_or_else(|| Error::BadValue(format!("the object has no program {name}")))?;
-        let program = program.fd().map_err(|error| failed(&error))?;
-        let program = program.as_fd().try_clone_to_owned();
         Ok(Self {
-            program: program.map_err(|error| failed(&error))?,
+            program: watch(program)?,
             misses: 0,
         })
     }

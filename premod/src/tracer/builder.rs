@@ -1,6 +1,6 @@
 //! How a trace begins.
 
-use std::{collections::VecDeque, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use aya::{
     Ebpf,
@@ -20,7 +20,7 @@ use super::{LOOK_INTERVAL, Summary, Tracer, batches_in};
 use crate::{
     cgroups::Cgroups,
     error::Error,
-    events::{Decoder, Duplicates, Losses, Skippable},
+    events::{Decoder, Duplicates, Losses, Skippable, watch},
     excluded::Excluded,
     kernel::{
         attach::{self, Attachment, Hook},
@@ -317,14 +317,12 @@ fn mapped(map: Map, cpus: u32) -> Result<MappedArray<Counters>, Error> {
 /// The programs that the kernel must not skip, with descriptors of their own for reading their counters. Twins are
 /// skipped only together.
 fn skippable(ebpf: &Ebpf, attached: &[Attachment]) -> Result<Vec<Skippable>, Error> {
-    let failed = |error: &dyn std::error::Error| Error::kernel("cannot watch a program", error);
     let mut all: Vec<(Attachment, Skippable)> = Vec::new();
     for way in attached.iter().filter(|way| way.loses_when_skipped()) {
         let Some(program) = ebpf.program(way.program) else {
             continue;
         };
-        let fd = program.fd().map_err(|error| failed(&error))?.as_fd();
-        let fd = fd.try_clone_to_owned().map_err(|error| failed(&error))?;
+        let fd = watch(program)?;
         match all.last_mut() {
             Some((first, programs)) if first.of_twin() == Some(*way) => programs.add(fd),
             _ => {

@@ -21,7 +21,12 @@ use super::{
     premod::Freeze,
     process,
 };
-use crate::{freeze::actor::Outcome, harness::Place, tests, workload::clean_file};
+use crate::{
+    freeze::actor::{Actor, Outcome},
+    harness::Place,
+    tests,
+    workload::clean_file,
+};
 
 tests! {
     Alone a_parent_that_looks_for_stops_sees_nothing on Every,
@@ -147,14 +152,20 @@ pub(crate) fn lead_an_orphan(path: &Path, done: &Path) {
     }
 }
 
-fn sigcont_changes_nothing_of_a_hold(place: &Place) {
-    let mut call = actor(place, "pwrite");
-    let mut store = actor(place, "store through an old mapping");
-    let freeze = freeze(&[&call, &store], &[]);
-    for actor in [&mut call, &mut store] {
+/// A writer and one that stores, both held.
+fn held(place: &Place) -> ([Actor; 2], Freeze) {
+    let ways = ["pwrite", "store through an old mapping"];
+    let mut actors = ways.map(|way| actor(place, way));
+    let freeze = freeze(&[&actors[0], &actors[1]], &[]);
+    for actor in &mut actors {
         actor.look();
         assert_eq!(outcome(actor), Outcome::Held);
     }
+    (actors, freeze)
+}
+
+fn sigcont_changes_nothing_of_a_hold(place: &Place) {
+    let ([mut call, mut store], freeze) = held(place);
     for _ in 0..120 {
         for actor in [&call, &store] {
             process::signal(actor.pid(), Signal::CONT);
@@ -191,13 +202,7 @@ fn a_signal_that_kills_does_so_while_its_process_is_held(place: &Place) {
 
 /// With the keeper everybody goes on whom it has seized, and is stopped at once by the kernel side.
 fn without_its_keeper_a_freeze_holds_all_the_same(place: &Place) {
-    let mut call = actor(place, "pwrite");
-    let mut store = actor(place, "store through an old mapping");
-    let freeze = freeze(&[&call, &store], &[]);
-    for actor in [&mut call, &mut store] {
-        actor.look();
-        assert_eq!(outcome(actor), Outcome::Held);
-    }
+    let ([mut call, mut store], freeze) = held(place);
     let keepers = process::children(freeze.pid(), "keeper");
     assert_eq!(keepers.len(), 1, "the keeper");
     process::signal(keepers[0], Signal::KILL);
