@@ -105,8 +105,6 @@ pub struct Facts {
     pub i_dirty_pages: u32,
     /// `FAULT_FLAG_WRITE` of `vm_fault.flags`; 0 when it could not be found.
     pub fault_flag_write: u32,
-    /// `FAULT_FLAG_USER` of `vm_fault.flags`; 0 when it could not be found.
-    pub fault_flag_user: u32,
     /// log2 of the page size in bytes.
     pub page_shift: u32,
     /// `O_DIRECT` of this architecture.

@@ -1,9 +1,10 @@
-//! A model checker over a freeze: explores every interleaving of writers, of a process that stores through a
-//! mapping, of premod, and of premod's sudden end. docs/freeze.md, "Checked by a model", says what it covers.
+//! A model checker over a freeze: explores every interleaving of writers, of threads that store through a mapping, of
+//! premod and its keeper, and of their sudden ends. docs/freeze.md, "Checked by a model", says what it covers.
 //! To see the numbers: `cargo test -p premod-common --test freeze -- --nocapture --test-threads 1`.
 
 mod actors;
 mod freezer;
+mod keeper;
 mod model;
 mod rules;
 
@@ -11,15 +12,19 @@ use std::{fmt::Write, time::Instant};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use model::{Freeze, LEFT_STOPPED, NEVER_FROZEN, UNTOLD};
+use model::{Freeze, LEFT_STOPPED, MODIFIED, NEVER_FROZEN, UNTOLD, World};
 use rules::{MUTANTS, Rules};
 
-/// The promise that a freeze by these rules breaks first, if any, and how it comes to that.
-fn explore(rules: Rules, what: &str) -> Option<(&'static str, String)> {
+/// Explores a freeze by these rules until one of these promises is broken; which one, and how it comes to that.
+fn explore(
+    freeze: Freeze,
+    promises: &[&'static str],
+    what: &str,
+) -> Option<(&'static str, String)> {
     let begun = Instant::now();
-    let checker = Freeze { rules }
+    let checker = freeze
         .checker()
-        .finish_when(HasDiscoveries::AnyFailures)
+        .finish_when(HasDiscoveries::AnyOf(promises.iter().copied().collect()))
         .spawn_bfs()
         .join();
     println!(
@@ -28,13 +33,13 @@ fn explore(rules: Rules, what: &str) -> Option<(&'static str, String)> {
         checker.max_depth(),
         begun.elapsed().as_secs_f64()
     );
-    let broken = [UNTOLD, LEFT_STOPPED].into_iter().find_map(|promise| {
+    let broken = promises.iter().find_map(|promise| {
         let mut trace = String::new();
         for (state, action) in checker.discovery(promise)?.into_vec() {
             let steps: Vec<_> = state.actors.iter().map(|actor| actor.step).collect();
             let _ = write!(trace, "\n{:?} {steps:?}: {action:?}", state.freezer);
         }
-        Some((promise, trace))
+        Some((*promise, trace))
     });
     // Nothing is proved of a freeze that never comes about.
     let vain = || checker.discovery(NEVER_FROZEN).is_none();
@@ -43,15 +48,21 @@ fn explore(rules: Rules, what: &str) -> Option<(&'static str, String)> {
 
 #[test]
 fn whatever_modifies_frozen_files_is_told_and_nobody_is_left_stopped() {
-    if let Some((promise, trace)) = explore(Rules::AS_BUILT, "as built") {
-        panic!("broken: {promise}: {trace}");
+    for world in [World::Alone, World::Together] {
+        let rules = Rules::AS_BUILT;
+        let what = format!("as built, {world:?}");
+        let promises = [UNTOLD, MODIFIED, LEFT_STOPPED];
+        if let Some((promise, trace)) = explore(Freeze { rules, world }, &promises, &what) {
+            panic!("broken: {promise}: {trace}");
+        }
     }
 }
 
 #[test]
 fn every_rule_is_needed() {
     for mutant in MUTANTS {
-        let broken = explore(mutant.rules, mutant.without);
+        let (rules, world) = (mutant.rules, mutant.world);
+        let broken = explore(Freeze { rules, world }, &[mutant.breaks], mutant.without);
         let broken = broken.map(|(promise, _)| promise);
         assert_eq!(broken, Some(mutant.breaks), "without: {}", mutant.without);
     }

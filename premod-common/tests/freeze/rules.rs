@@ -1,6 +1,6 @@
 //! What a freeze does, rule by rule, so that each can be left out.
 
-use crate::model::{LEFT_STOPPED, UNTOLD};
+use crate::model::{LEFT_STOPPED, MODIFIED, UNTOLD, World};
 
 /// The rules by which a freeze goes.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,20 @@ pub(crate) struct Rules {
     pub(crate) notes_first: bool,
     /// When everybody obeys the open switch, the list of the stopped is gone through again.
     pub(crate) continues_twice: bool,
+    /// When the switch is closed, users of mappings are looked for again.
+    pub(crate) holds_users_again: bool,
+    /// All threads, and processes that share their memory, are held, and not only who was found first.
+    pub(crate) holds_all_users: bool,
+    /// Users of mappings are waited for until they stand still.
+    pub(crate) waits_for_users: bool,
+    /// A store that is stopped while others have the same memory counts as a modification.
+    pub(crate) tells_of_company: bool,
+    /// Hooks see that somebody else continues a process that was stopped at a store.
+    pub(crate) sees_sigcont: bool,
+    /// At the end of a fault whose store was to be stopped, a hook looks whether the stop is still pending.
+    pub(crate) looks_at_its_stop: bool,
+    /// The list of the stopped outlives premod and its keeper.
+    pub(crate) pins_the_list: bool,
 }
 
 impl Rules {
@@ -34,6 +48,13 @@ impl Rules {
         sees: true,
         notes_first: true,
         continues_twice: true,
+        holds_users_again: true,
+        holds_all_users: true,
+        waits_for_users: true,
+        tells_of_company: true,
+        sees_sigcont: true,
+        looks_at_its_stop: true,
+        pins_the_list: true,
     };
 }
 
@@ -41,7 +62,8 @@ impl Rules {
 pub(crate) struct Mutant {
     pub(crate) without: &'static str,
     pub(crate) rules: Rules,
-    /// The promise that it breaks.
+    pub(crate) world: World,
+    /// The promise that it breaks there.
     pub(crate) breaks: &'static str,
 }
 
@@ -53,6 +75,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             sees: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
         breaks: UNTOLD,
     },
     Mutant {
@@ -62,6 +85,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             sees: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
         breaks: UNTOLD,
     },
     Mutant {
@@ -71,6 +95,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             sees: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
         breaks: UNTOLD,
     },
     Mutant {
@@ -79,6 +104,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             flushes: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
         breaks: UNTOLD,
     },
     Mutant {
@@ -89,7 +115,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             waits_for_earlier: false,
             ..Rules::AS_BUILT
         },
-        breaks: UNTOLD,
+        world: World::Alone,
+        breaks: MODIFIED,
     },
     Mutant {
         without: "a process is noted before it is stopped",
@@ -98,6 +125,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             waits_for_hooks: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
         breaks: LEFT_STOPPED,
     },
     Mutant {
@@ -106,6 +134,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             continues_twice: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
         breaks: LEFT_STOPPED,
     },
     Mutant {
@@ -114,6 +143,70 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             waits_for_hooks: false,
             ..Rules::AS_BUILT
         },
+        world: World::Alone,
+        breaks: LEFT_STOPPED,
+    },
+    Mutant {
+        without: "users of mappings are looked for again",
+        rules: Rules {
+            holds_users_again: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Together,
+        breaks: MODIFIED,
+    },
+    Mutant {
+        without: "everybody who has the memory is held",
+        rules: Rules {
+            holds_all_users: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Together,
+        breaks: MODIFIED,
+    },
+    Mutant {
+        without: "users of mappings are waited for",
+        rules: Rules {
+            waits_for_users: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Together,
+        breaks: MODIFIED,
+    },
+    Mutant {
+        without: "a stopped store counts if others have the memory",
+        rules: Rules {
+            tells_of_company: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Together,
+        breaks: UNTOLD,
+    },
+    Mutant {
+        without: "SIGCONT by others is seen",
+        rules: Rules {
+            sees_sigcont: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Alone,
+        breaks: UNTOLD,
+    },
+    Mutant {
+        without: "a stop is looked at when its fault ends",
+        rules: Rules {
+            looks_at_its_stop: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Alone,
+        breaks: UNTOLD,
+    },
+    Mutant {
+        without: "the list of the stopped is pinned",
+        rules: Rules {
+            pins_the_list: false,
+            ..Rules::AS_BUILT
+        },
+        world: World::Alone,
         breaks: LEFT_STOPPED,
     },
 ];

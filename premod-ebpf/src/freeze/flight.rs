@@ -5,23 +5,24 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FExitContext},
 };
 use premod_common::{
-    guard::{Flight, InFlight},
+    guard::{Flight, InFlight, Phase},
     inode::InodeAddress,
 };
 
 use crate::{
-    keep_out::page_is_writable,
+    guard,
+    keep_out::fault_is_over,
     kernel::current_task,
     maps::{AWAITED, IN_FLIGHT, count},
 };
 
-/// Notes that the running thread may modify the inode from now on.
+/// Notes that the running thread may modify the inode from now on; whether its end will be seen.
 #[inline(always)]
-pub(crate) fn take_off(inode: InodeAddress, flight: Flight, now: u64) {
+pub(crate) fn take_off(inode: InodeAddress, flight: Flight, now: u64) -> bool {
     let task = current_task();
     // A fault within a system call that is noted already: the call lasts longer.
     if matches!(flight, Flight::Fault) && is_in_flight(Flight::Call) {
-        return;
+        return true;
     }
     let modifier = InFlight {
         inode,
@@ -29,9 +30,11 @@ pub(crate) fn take_off(inode: InodeAddress, flight: Flight, now: u64) {
         flight: flight as u32,
         pid: (task >> 32) as u32,
     };
-    if IN_FLIGHT.insert(task as u32, modifier, 0).is_err() {
+    let noted = IN_FLIGHT.insert(task as u32, modifier, 0).is_ok();
+    if !noted {
         count!(unnoted);
     }
+    noted
 }
 
 /// Whether the running thread is noted for such a flight.
@@ -42,14 +45,18 @@ pub(crate) fn is_in_flight(flight: Flight) -> bool {
     modifier.is_some_and(|modifier| modifier.flight == flight as u32)
 }
 
-/// Whether the running thread was in such a flight.
+/// Ends such a flight of the running thread; which inode it was about.
 #[inline(always)]
-fn land(flight: Flight) -> bool {
-    let flew = is_in_flight(flight);
-    if flew {
-        let _ = IN_FLIGHT.remove(current_task() as u32);
+fn land(flight: Flight) -> Option<InodeAddress> {
+    let thread = current_task() as u32;
+    // SAFETY: a shared reference into a map value that only this thread changes.
+    let modifier = unsafe { IN_FLIGHT.get(thread) }?;
+    if modifier.flight != flight as u32 {
+        return None;
     }
-    flew
+    let inode = modifier.inode;
+    let _ = IN_FLIGHT.remove(thread);
+    Some(inode)
 }
 
 /// Tracepoint `sys_exit(struct pt_regs *regs, long ret)`, 6.1 to 7.x: a system call has ended, whatever it
@@ -66,9 +73,15 @@ fn sys_exit(_ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn fault_ends() {
-    if land(Flight::Fault) {
-        page_is_writable();
-    }
+    let Some(inode) = land(Flight::Fault) else {
+        return;
+    };
+    guard::enter(|phase, _| {
+        if matches!(phase, Phase::Closed) {
+            fault_is_over(inode);
+        }
+        0
+    });
 }
 
 /// The end of `do_page_mkwrite`, 6.1 to 7.x: the page is dirty, and locked until it can be stored to, so that

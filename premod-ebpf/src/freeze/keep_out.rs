@@ -77,33 +77,29 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
     }
 }
 
-/// Keeps a store out that has begun to fault, if that can be.
-///
-/// `by_user` is the store of a user thread itself: it comes after the fault, and the signal before it. A store
-/// by the kernel (`read` into the mapping, `process_vm_writev`) is part of the fault's caller, and happens.
+/// Keeps a store out that has begun to fault, if that can be. Whether it is kept out shows when the fault is over
+/// ([`fault_is_over`]).
 #[inline(always)]
-pub(crate) fn refuse_store(inode: InodeAddress, by_user: bool, now: u64) {
+pub(crate) fn refuse_store(inode: InodeAddress, now: u64) {
     let task = Running::now();
     let policy = settings().mmap;
-    let kept_out =
-        if policy == MmapPolicy::Report as u32 || task.is_kernel_thread() || task.must_run() {
-            false
-        } else if policy == MmapPolicy::Kill as u32 {
-            kill(inode)
-        } else {
-            hold(task, inode, Op::Mmap, u64::MAX, now)
-        };
-    // Until they have stopped too, other threads can store to the page that the fault makes writable.
-    if !kept_out || !by_user || task.threads() > 1 {
-        count!(touches);
-        tell(inode, Happening::Stored, Op::Mmap, 0);
+    if policy == MmapPolicy::Report as u32 || task.is_kernel_thread() || task.must_run() {
+        return;
+    }
+    if policy == MmapPolicy::Kill as u32 {
+        kill(inode);
+    } else {
+        hold(task, inode, Op::Mmap, u64::MAX, now);
     }
 }
 
-/// The fault is over that the running process was stopped in: from now on its page can be stored to, until the file is
-/// flushed again.
+/// The fault is over of a store that was to be kept out: from now on its page can be stored to, until the file is flushed
+/// again. Tells of the store, if it comes.
+///
+/// Not when the fault begins: it can take so long that the file is frozen meanwhile, and what was told before that is
+/// of no importance.
 #[inline(always)]
-pub(crate) fn page_is_writable() {
+pub(crate) fn fault_is_over(inode: InodeAddress) {
     let task = Running::now();
     if let Some(held) = HELD.get_ptr_mut(task.process()) {
         // SAFETY: the pointer comes from the map; no preconditions.
@@ -113,6 +109,30 @@ pub(crate) fn page_is_writable() {
             }
         }
     }
+    // Only now: a stop that is taken back from here on is seen (`crate::signals`).
+    if can_store(task) {
+        tell_of_store(inode);
+    }
+}
+
+/// Whether somebody can store to the page that the running thread has made writable.
+///
+/// A store of its own comes after the fault, and the signal before it, unless somebody has taken that back. A store by
+/// the kernel (`read` into the mapping, `process_vm_writev`) is part of the fault's caller, and happens. And others that
+/// have the same memory need no fault.
+#[inline(always)]
+fn can_store(task: Running) -> bool {
+    !task.is_in_fault_of_user()
+        || !task.is_to_stop_or_die()
+        || task.threads() > 1
+        || task.may_share()
+}
+
+/// Counts a store that is not kept out, and tells of it.
+#[inline(always)]
+pub(crate) fn tell_of_store(inode: InodeAddress) {
+    count!(touches);
+    tell(inode, Happening::Stored, Op::Mmap, 0);
 }
 
 /// Stops the running process before it returns to user mode. `writable` is [`HeldProcess::writable`].
@@ -168,11 +188,11 @@ fn hold(task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> 
 }
 
 #[inline(always)]
-fn kill(inode: InodeAddress) -> bool {
+fn kill(inode: InodeAddress) {
     // SAFETY: no preconditions.
     if unsafe { bpf_send_signal_thread(SIGKILL) } != 0 {
         count!(unstopped);
-        return false;
+        return;
     }
     // The fault of a process that is dying may be tried again, and it dies once.
     let process = Running::now().process();
@@ -183,5 +203,4 @@ fn kill(inode: InodeAddress) -> bool {
         count!(killed);
         tell(inode, Happening::Killed, Op::Mmap, 0);
     }
-    true
 }

@@ -14,8 +14,8 @@ use crate::{
     facts::fact,
     flight::take_off,
     guard,
-    keep_out::refuse_store,
-    kernel::{File, load, read, read_u32},
+    keep_out::{refuse_store, tell_of_store},
+    kernel::{File, load, read},
 };
 
 /// `PROT_WRITE`, `MAP_TYPE`, `MAP_SHARED` and `MAP_SHARED_VALIDATE` of the kernel's stable interface.
@@ -87,10 +87,12 @@ fn fault(fault: u64) {
         if matches!(phase, Phase::Open) {
             return 0;
         }
-        take_off(inode, Flight::Fault, now);
+        let ends = take_off(inode, Flight::Fault, now);
         if matches!(phase, Phase::Closed) {
-            let flags = read_u32(fault + u64::from(fact!(vm_fault_flags)));
-            refuse_store(inode, flags & fact!(fault_flag_user) != 0, now);
+            refuse_store(inode, now);
+            if !ends {
+                tell_of_store(inode);
+            }
         }
         0
     });

@@ -13,7 +13,8 @@ use crate::{
 const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
-/// The signals that stop a process, of the kernel's stable interface.
+/// The signal that kills, and those that stop a process, of the kernel's stable interface.
+const SIGKILL: u8 = 9;
 pub(crate) const SIGSTOP: u8 = 19;
 const SIGTSTP: u8 = 20;
 const SIGTTIN: u8 = 21;
@@ -185,6 +186,14 @@ impl Running {
             let shared: u64 = load!(signal, signal_struct_shared_pending);
             (own & bit(SIGSTOP) != 0, shared & bit(SIGSTOP) != 0)
         }
+    }
+
+    /// It stops, or dies, before it returns to user mode.
+    #[inline(always)]
+    pub(crate) fn is_to_stop_or_die(self) -> bool {
+        // SAFETY: as in `being_stopped_by`.
+        let pending: u64 = unsafe { load!(self.0, task_struct_pending) };
+        pending & bit(SIGKILL) != 0 || self.being_stopped_by() == SIGSTOP
     }
 
     /// The signal by which somebody is stopping the process already; 0 if nobody is.

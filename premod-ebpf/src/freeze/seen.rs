@@ -20,7 +20,7 @@ use premod_common::{
 use crate::{
     flight::{is_in_flight, take_off},
     guard,
-    keep_out::refuse_store,
+    keep_out::{refuse_store, tell_of_store},
     kernel::{File, load},
     maintenance::moves_data,
     maps::count,
@@ -82,8 +82,7 @@ fn touched(inode: *const u8, op: Op) {
     }
     let inode = inode as u64;
     guard::at(inode, |phase, now| {
-        // A fault makes its page dirty before the store. That store does not come: its process is stopped
-        // first, or it has been told already.
+        // A fault makes its page dirty before the store. If that comes, it is told of at the fault's end.
         if !matches!(phase, Phase::Closed) || is_in_flight(Flight::Fault) {
             return 0;
         }
@@ -91,8 +90,11 @@ fn touched(inode: *const u8, op: Op) {
             return 0;
         }
         if matches!(op, Op::Unknown) && Running::now().is_in_fault_of_user() {
-            take_off(inode, Flight::Fault, now);
-            refuse_store(inode, true, now);
+            let ends = take_off(inode, Flight::Fault, now);
+            refuse_store(inode, now);
+            if !ends {
+                tell_of_store(inode);
+            }
         } else {
             count!(touches);
             tell(inode, Happening::Touched, op, 0);

@@ -19,6 +19,7 @@ use super::{
     names::Names,
     namespaces,
     pins::Pins,
+    processes::can_be_compared,
     target::Target,
     users::{self, Unknown, User},
 };
@@ -155,6 +156,13 @@ impl FreezerBuilder {
             btf,
             table,
         } = Kernel::examine()?;
+        if self.mode == Mode::Hold && !can_be_compared() {
+            return Err(Error::KernelLacks {
+                release: environment.release,
+                what: "kcmp(2), by which processes are found that share descriptors or memory (CONFIG_KCMP; sandboxes may forbid it)".to_owned(),
+                cost: "writers can be denied (--deny), but not held".to_owned(),
+            });
+        }
         // Whatever a premod that was killed has left stopped is not to wait any longer.
         recover()?;
         let pins = Pins::make()?;

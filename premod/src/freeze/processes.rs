@@ -170,16 +170,24 @@ pub(crate) fn is_stopped_by_signal(pid: u32) -> bool {
     every_thread(pid, |_, stat| matches!(stat.state, b'T' | b'Z' | b'X'))
 }
 
+/// `KCMP_VM` and `KCMP_FILES` of linux/kcmp.h: what two processes can have in common.
+const COMMON: [libc::c_int; 2] = [1, 2];
+
+/// Whether the kernel says that two processes have this in common.
+fn have_in_common(one: u32, other: u32, kind: libc::c_int) -> bool {
+    // SAFETY: the call takes numbers.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, kind, 0, 0) == 0 }
+}
+
+/// Whether [`companions`] can be found: kernels can be built without kcmp(2), and sandboxes forbid it.
+pub(crate) fn can_be_compared() -> bool {
+    let own = std::process::id();
+    COMMON.iter().all(|&kind| have_in_common(own, own, kind))
+}
+
 /// The processes that have the descriptors or the memory of this one, without being threads of it.
 pub(crate) fn companions(pid: u32) -> Vec<u32> {
-    /// `KCMP_VM` and `KCMP_FILES` of linux/kcmp.h.
-    const KINDS: [libc::c_int; 2] = [1, 2];
-    let shares = |other: &u32| {
-        KINDS.iter().any(|kind| {
-            // SAFETY: the call takes numbers.
-            unsafe { libc::syscall(libc::SYS_kcmp, pid, *other, *kind, 0, 0) == 0 }
-        })
-    };
+    let shares = |other: &u32| COMMON.iter().any(|&kind| have_in_common(pid, *other, kind));
     let own = std::process::id();
     numbers("/proc")
         .into_iter()

@@ -116,3 +116,62 @@ pub(super) fn wait() -> io::Result<(u32, Change)> {
     };
     Ok((thread, change))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::{Child, Command},
+        thread::sleep,
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// Ends the child of a failed test, too.
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Seizes a thread, and dies while it stands at the beginning of its system call.
+    fn die_at_its_call(thread: u32) -> io::Result<()> {
+        seize(thread, false)?;
+        interrupt(thread)?;
+        while wait()? != (thread, Change::Stands) {}
+        go_on_to_call(thread)?;
+        while wait()? != (thread, Change::Calls) {}
+        // SAFETY: a system call with numbers.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_stands_at_a_system_call_outlives_its_tracer() {
+        let mut sleeper = Sleeper(Command::new("sleep").arg("60").spawn().unwrap());
+        let pid = sleeper.0.id();
+        // Until it sleeps it may be anywhere, and it repeats the call that it is interrupted in.
+        sleep(Duration::from_millis(100));
+        // SAFETY: the child makes system calls, and nothing else.
+        let tracer = unsafe { libc::fork() };
+        if tracer == 0 {
+            let _ = die_at_its_call(pid);
+            // SAFETY: it ends the child of a process with threads, as is allowed there.
+            unsafe { libc::_exit(1) };
+        }
+        let mut status = 0;
+        // SAFETY: the pointer is that of an int.
+        let waited = unsafe { libc::waitpid(tracer, &raw mut status, 0) };
+        assert_eq!(waited, tracer);
+        assert!(
+            libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL,
+            "it did not die at the call: {status:#x}"
+        );
+        sleep(Duration::from_millis(200));
+        let ended = sleeper.0.try_wait().unwrap();
+        assert_eq!(ended, None, "the sleeper did not outlive it");
+    }
+}

@@ -316,18 +316,6 @@ pub fn gather(btf: &Btf) -> FactTable {
         essential: false,
     });
 
-    let user_fault = btf
-        .enumerator("FAULT_FLAG_USER")
-        .and_then(|value| value.try_into().ok());
-    facts.fault_flag_user = user_fault.unwrap_or(0);
-    list.push(Fact {
-        name: "FAULT_FLAG_USER",
-        value: user_fault,
-        source: "BTF",
-        cost: FREEZING,
-        essential: false,
-    });
-
     facts.iomap_is_old = iomap_is_old(btf).into();
     facts.bpf_rdonly_cast = btf.function("bpf_rdonly_cast").unwrap_or(0);
     for (structure, place) in TYPES {

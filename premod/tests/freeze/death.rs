@@ -130,13 +130,14 @@ fn sleeper(seconds: &str) -> [String; 3] {
     [program, "sleep".to_owned(), seconds.to_owned()]
 }
 
-/// Kills premod at random moments.
+/// Kills premod, its keeper, or both at random moments.
 pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
     let mut scene = Scene::start(directories, board);
     let mut random = fastrand::Rng::with_seed(u64::from(kills));
     let sleeper = sleeper("60");
     let sleeper = sleeper.each_ref().map(String::as_str);
     let (mut with_holds, mut on_the_way) = (0, 0);
+    let (mut keepers, mut both) = (0, 0);
     let mut longest = Duration::from_secs(1);
     for number in 0..kills {
         let began = Instant::now();
@@ -152,8 +153,31 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
         }
         with_holds += u32::from(scene.stopped() > 0);
         on_the_way += u32::from(!freeze.is_frozen());
-        let killed = now();
-        freeze.signal(Signal::KILL);
+        let killed = match random.u8(0..4) {
+            0 => {
+                kill_keeper(&freeze);
+                thread::sleep(Duration::from_millis(random.u64(0..300)));
+                keepers += 1;
+                let ended = now();
+                freeze.signal(Signal::TERM);
+                ended
+            }
+            1 => {
+                // It must not start another one.
+                freeze.signal(Signal::STOP);
+                kill_keeper(&freeze);
+                both += 1;
+                freeze.signal(Signal::KILL);
+                freeze.wait();
+                recover();
+                now()
+            }
+            _ => {
+                let killed = now();
+                freeze.signal(Signal::KILL);
+                killed
+            }
+        };
         scene.expect_all_to_run(killed);
         freeze.end();
     }
@@ -162,8 +186,22 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
         "nobody was ever held when premod was killed"
     );
     scene.finish(&format!(
-        "{kills} kills, {with_holds} with somebody stopped, {on_the_way} before the files were frozen"
+        "{kills} kills ({keepers} of the keeper, {both} of both), {with_holds} with somebody stopped, {on_the_way} before the files were frozen"
     ));
+}
+
+/// Kills the keeper, if there is one yet.
+fn kill_keeper(freeze: &Freeze) {
+    for keeper in process::children(freeze.pid(), "keeper") {
+        process::signal(keeper, Signal::KILL);
+    }
+}
+
+/// Continues those that were stopped, and whom nobody else would continue.
+fn recover() {
+    let output = Command::new("premod").args(["thaw", "--recover"]).output();
+    let output = output.expect("premod can be run");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 /// The other ends, each so many times.
@@ -266,11 +304,6 @@ fn keeper_is_killed(scene: &mut Scene) {
     process::signal(keepers[0], Signal::KILL);
     freeze.signal(Signal::KILL);
     freeze.end();
-    let recover = || {
-        let output = Command::new("premod").args(["thaw", "--recover"]).output();
-        let output = output.expect("premod can be run");
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-    };
     recover();
     scene.expect_all_to_run(now());
     // Once more: there is nothing to do.

@@ -115,8 +115,13 @@ impl Freeze {
     }
 
     /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        process::wait(&mut self.child)
+    }
+
+    /// How it ended, when it has.
     pub(crate) fn end(mut self) -> Ended {
-        let status = process::wait(&mut self.child);
+        let status = self.wait();
         self.said.extend(self.lines.iter());
         let stderr = self.stderr.take().expect("it is there until the end");
         Ended {

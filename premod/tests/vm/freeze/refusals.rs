@@ -27,6 +27,7 @@ tests! {
     Alone a_filesystem_that_is_frozen_already_is_named,
     Alone a_file_is_frozen_once_only,
     Alone only_root_freezes,
+    Alone nobody_is_held_who_cannot_be_told_from_others on One,
 }
 
 /// The only test where bpf is not among the security modules.
@@ -149,4 +150,62 @@ fn a_file_is_frozen_once_only(place: &Place) {
 fn only_root_freezes(place: &Place) {
     let mut command = premod(file(&place.file("data")));
     refused(command.uid(1000).gid(1000), 10, &["sudo"]);
+}
+
+/// On a kernel that was built without kcmp(2): here a filter answers in its place.
+fn nobody_is_held_who_cannot_be_told_from_others(place: &Place) {
+    let data = place.file("data");
+    let file = file(&data);
+    let mut hold = premod(file);
+    // SAFETY: between fork and exec, system calls only.
+    unsafe { hold.pre_exec(without_kcmp) };
+    refused(&mut hold, 13, &["kcmp", "CONFIG_KCMP", "--deny"]);
+    let mut deny = Command::new("premod");
+    deny.args(["freeze", "--deny", plain(file), "--", "true"]);
+    // SAFETY: as above.
+    unsafe { deny.pre_exec(without_kcmp) };
+    let status = deny.status().expect("premod can be run");
+    assert!(status.success(), "{status}");
+}
+
+/// From here on, kcmp(2) ends with ENOSYS.
+fn without_kcmp() -> std::io::Result<()> {
+    const NUMBER: u32 = std::mem::offset_of!(libc::seccomp_data, nr) as u32;
+    let step = |code: u32, k: u32, jf: u8| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let filter = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER, 0),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            libc::SYS_kcmp as u32,
+            1,
+        ),
+        step(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+            0,
+        ),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: the filter outlives the call, which copies it. Root needs not give up new privileges for it.
+    let failed = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
