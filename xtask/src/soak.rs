@@ -28,6 +28,8 @@ use crate::{
 /// `freeze`: premod freezes files that are hammered, and databases at work, and is killed in the middle.
 /// No byte of a frozen file may change, no writer may lose anything or stay stopped.
 ///
+/// `kills`: of these parts the sudden deaths of premod and its keeper only.
+///
 /// `pause`: how long a writer stands still while a frozen file is copied.
 ///
 /// The numbers go to stdout. Fails when anything was not announced, or when premod's memory grew.
@@ -68,6 +70,8 @@ enum Part {
     Churn,
     /// Frozen files must not change, and writers must not notice
     Freeze,
+    /// However premod dies, nobody may stay stopped
+    Kills,
     /// What a freeze costs a writer
     Pause,
 }
@@ -122,7 +126,7 @@ impl Options {
 
     /// Whether premod freezes instead of tracing.
     fn freezes(&self) -> bool {
-        matches!(self.part, Some(Part::Freeze | Part::Pause))
+        matches!(self.part, Some(Part::Freeze | Part::Kills | Part::Pause))
     }
 
     fn duration(&self) -> Duration {
@@ -160,6 +164,7 @@ impl Options {
                 let ends = freeze("ends", (self.times / 5).max(2));
                 return format!("{} && {ends}", parts.join(" && "));
             }
+            Some(Part::Kills) => return freeze("kills", self.times),
             Some(Part::Pause) => return freeze("pause", self.times),
             _ => {}
         }

@@ -24,7 +24,7 @@ use crate::{
     events::{self, MonotonicNs},
     exit_code::{ExitCode, Failed},
     freeze::{
-        Freezer, Happened, Violation, Why,
+        Freezer, Happened, Thawed, Violation, Why,
         account::Account,
         control::{Incoming, Reply, Request, Server},
         registry::{Claim, Registry},
@@ -137,7 +137,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
         _ = signals.next() => Ok(false),
     };
     if !matches!(closed, Ok(true)) {
-        let thawed = detach::behind(|| freezer.thaw());
+        let thawed = thaw(freezer);
         closed?;
         thawed?;
         say!("premod: interrupted before the files were frozen; everybody goes on");
@@ -163,7 +163,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let command = match begun {
         Ok(command) => command,
         Err(error) => {
-            detach::behind(|| session.freezer.thaw())?;
+            thaw(session.freezer)?;
             return Err(error);
         }
     };
@@ -181,6 +181,12 @@ pub async fn run(settings: Settings) -> Result<u8> {
     session
         .until_the_end(command, settings.ending, signals, server)
         .await
+}
+
+/// Thaws, and does not wait for the kernel, which takes its time to take the programs off. Nobody else waits for that either.
+fn thaw(mut freezer: Freezer) -> Result<Thawed, Error> {
+    freezer.open()?;
+    detach::behind(|| freezer.thaw())
 }
 
 /// Longest wait for what is said before CMD begins: the files are frozen meanwhile.
@@ -225,7 +231,7 @@ impl Session {
             self.violated(&because(Why::ThawedEarly));
         }
         let last = self.account.report(&self.freezer);
-        let thawed = detach::behind(|| self.freezer.thaw())?;
+        let thawed = thaw(self.freezer)?;
         let report = self.account.conclude(last, &thawed.tally);
         say!("premod: {}", sets::thawed(&report, &thawed.released));
         self.stream.report(&report);

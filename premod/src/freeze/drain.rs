@@ -83,12 +83,13 @@ pub(crate) async fn land_earlier(
             && began.elapsed() > patience
         {
             let moment = deadline.min(Instant::now() + MOMENT);
-            let seized = keeper
-                .as_mut()
-                .and_then(|keeper| keeper.interrupt(user, moment));
+            let seized = match keeper.as_mut() {
+                Some(keeper) => keeper.interrupt(user, moment).await,
+                None => None,
+            };
             let has_stopped = match seized {
                 Some(has_stopped) => has_stopped,
-                None => stop_for_a_moment(&mut guards.controls, others, user, moment)?,
+                None => stop_for_a_moment(&mut guards.controls, others, user, moment).await?,
             };
             if has_stopped {
                 waiting.retain(|_, other| other.pid != user.pid);

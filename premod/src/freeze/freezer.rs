@@ -245,7 +245,7 @@ impl Freezer {
             let mut refused: Vec<&User> = users.iter().filter(|user| user.pid != 1).collect();
             let mut late = Vec::new();
             if let Some(keeper) = &mut self.keeper {
-                (refused, late) = keeper.hold(&refused, limit);
+                (refused, late) = keeper.hold(&refused, limit).await;
             }
             let others = self.others();
             let mut stopped = Vec::new();
@@ -254,7 +254,7 @@ impl Freezer {
                     stopped.push(user);
                 }
             }
-            late.extend(stop::wait_until_stopped(&stopped, limit));
+            late.extend(stop::wait_until_stopped(&stopped, limit).await);
             if let Some(user) = late.first() {
                 return Err(self.not_frozen(format!(
                     "process {} ({}), which has one mapped, does not stop",
@@ -450,6 +450,14 @@ impl Freezer {
             found.push(violated(Why::Expired, None));
         }
         Ok(found)
+    }
+
+    /// Lets everybody pass from now on. Whoever is held stays so until [`Freezer::thaw`].
+    ///
+    /// # Errors
+    /// If the kernel side cannot be told.
+    pub fn open(&mut self) -> Result<(), Error> {
+        self.guards.controls.order(Phase::Open, 0)
     }
 
     /// Lets everybody pass, and continues who was stopped.

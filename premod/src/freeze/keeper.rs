@@ -20,6 +20,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec},
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+use tokio::task::yield_now;
 
 use super::{
     guards::Controls,
@@ -40,6 +41,8 @@ const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
 };
+/// How long premod listens to nobody else.
+const MOMENT: Duration = Duration::from_millis(10);
 /// Longest wait for a keeper's report.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -214,7 +217,7 @@ impl Keeper {
     }
 
     /// Has processes stand still until the thaw; those that it could not seize, and those that do not stand still in time.
-    pub(crate) fn hold<'a>(
+    pub(crate) async fn hold<'a>(
         &mut self,
         users: &[&'a User],
         limit: Instant,
@@ -223,7 +226,7 @@ impl Keeper {
         const AT_ONCE: usize = 256;
         let (mut refused, mut late) = (Vec::new(), Vec::new());
         for users in users.chunks(AT_ONCE) {
-            let answers = self.ask("hold", users, limit);
+            let answers = self.ask("hold", users, limit).await;
             for (&user, answer) in users.iter().zip(answers) {
                 match answer {
                     Some(Outcome::Held | Outcome::Gone) => {}
@@ -236,16 +239,16 @@ impl Keeper {
     }
 
     /// Has each thread of a process stand still for a moment; whether all have in time. `None` if they could not be seized.
-    pub(crate) fn interrupt(&mut self, user: &User, limit: Instant) -> Option<bool> {
-        match self.ask("interrupt", &[user], limit)[..] {
+    pub(crate) async fn interrupt(&mut self, user: &User, limit: Instant) -> Option<bool> {
+        match self.ask("interrupt", &[user], limit).await[..] {
             [Some(Outcome::Refused)] => None,
             [answer] => Some(answer.is_some()),
             _ => None,
         }
     }
 
-    /// Gives an order for each process, and waits for the answers.
-    fn ask(&mut self, order: &str, users: &[&User], limit: Instant) -> Vec<Option<Outcome>> {
+    /// Gives an order for each process, and waits for the answers. Whoever waits for this can see to other things meanwhile.
+    async fn ask(&mut self, order: &str, users: &[&User], limit: Instant) -> Vec<Option<Outcome>> {
         let left = limit.saturating_duration_since(Instant::now());
         let deadline = events::now().0 + left.as_nanos() as u64;
         let first = self.orders + 1;
@@ -270,7 +273,7 @@ impl Keeper {
             return answers;
         }
         while answers.contains(&None) {
-            match self.hear(limit) {
+            match self.hear(limit.min(Instant::now() + MOMENT)) {
                 Heard::Line(line) => {
                     // An answer that was given up may come now.
                     if let Some((number, outcome)) = parse_answer(&line)
@@ -280,7 +283,8 @@ impl Keeper {
                         *answer = Some(outcome);
                     }
                 }
-                Heard::Nothing => break,
+                Heard::Nothing if Instant::now() >= limit => break,
+                Heard::Nothing => yield_now().await,
                 // It is dead, and has let everybody go.
                 Heard::End => answers.fill(Some(Outcome::Refused)),
             }

@@ -3,12 +3,12 @@
 
 use std::{
     io,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
 use premod_common::{event::Op, guard::HeldProcess};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time::sleep;
 
 use super::{
     guards::Controls,
@@ -20,7 +20,7 @@ use super::{
 use crate::{error::Error, events};
 
 /// How often a process is looked at until it has stopped.
-const LOOK: Duration = Duration::from_micros(200);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Stops a process. It is noted first, so that the keeper finds it whatever happens to us.
 ///
@@ -88,21 +88,21 @@ fn lives(user: &User) -> bool {
 }
 
 /// Waits until all threads of the processes have stopped, or ended; returns those that have not in time.
-pub(crate) fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> Vec<&'a User> {
+pub(crate) async fn wait_until_stopped<'a>(users: &[&'a User], deadline: Instant) -> Vec<&'a User> {
     let mut waiting = users.to_vec();
     loop {
         waiting.retain(|user| lives(user) && !stands_still(user.pid));
         if waiting.is_empty() || Instant::now() >= deadline {
             return waiting;
         }
-        sleep(LOOK);
+        sleep(LOOK).await;
     }
 }
 
 /// Stops a process by SIGSTOP and continues it at once: whatever it was in the middle of in the kernel is over then.
 ///
-/// Returns whether it has stopped in time.
-pub(crate) fn stop_for_a_moment(
+/// Returns whether it has stopped in time. If nobody waits for that any more, it is continued at the thaw.
+pub(crate) async fn stop_for_a_moment(
     controls: &mut Controls,
     others: &Others,
     user: &User,
@@ -111,7 +111,7 @@ pub(crate) fn stop_for_a_moment(
     if is_stopped(user.pid) || !stop(controls, others, user)? {
         return Ok(true);
     }
-    let stopped = wait_until_stopped(&[user], deadline).is_empty();
+    let stopped = wait_until_stopped(&[user], deadline).await.is_empty();
     if let Ok(held) = controls.held.get(&user.pid, 0) {
         let_go(user.pid, &held, others);
         let _ = controls.held.remove(&user.pid);

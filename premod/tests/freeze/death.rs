@@ -79,8 +79,8 @@ impl Scene {
         process::wait_for("somebody is held", || self.stopped() > 0);
     }
 
-    /// Everybody has to complete an operation within a second from `since`.
-    fn expect_all_to_run(&mut self, since: u64) {
+    /// Everybody has to complete an operation within a second from `since`, the end of what.
+    fn expect_all_to_run(&mut self, since: u64, what: &str) {
         let mut waiting: Vec<_> = self
             .crew
             .numbers()
@@ -96,14 +96,14 @@ impl Scene {
             if seen > since + SOON && !waiting.is_empty() {
                 let late: Vec<_> = waiting.iter().map(|(number, _)| number).collect();
                 let states = self.states();
-                panic!("after a second, the writers {late:?} do not run: {states:?}");
+                panic!("a second after {what}, the writers {late:?} do not run: {states:?}");
             }
             thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(
             self.stopped(),
             0,
-            "somebody was left stopped: {:?}",
+            "after {what}, somebody was left stopped: {:?}",
             self.states()
         );
         self.crew.check();
@@ -153,14 +153,14 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
         }
         with_holds += u32::from(scene.stopped() > 0);
         on_the_way += u32::from(!freeze.is_frozen());
-        let killed = match random.u8(0..4) {
+        let (killed, what) = match random.u8(0..4) {
             0 => {
                 kill_keeper(&freeze);
                 thread::sleep(Duration::from_millis(random.u64(0..300)));
                 keepers += 1;
-                let ended = now();
                 freeze.signal(Signal::TERM);
-                ended
+                freeze.wait();
+                (now(), "the end of a freeze without a keeper")
             }
             1 => {
                 // It must not start another one.
@@ -170,15 +170,15 @@ pub(crate) fn kills(directories: &[PathBuf], board: &Path, kills: u32) {
                 freeze.signal(Signal::KILL);
                 freeze.wait();
                 recover();
-                now()
+                (now(), "the death of both")
             }
             _ => {
                 let killed = now();
                 freeze.signal(Signal::KILL);
-                killed
+                (killed, "the death of premod")
             }
         };
-        scene.expect_all_to_run(killed);
+        scene.expect_all_to_run(killed, what);
         freeze.end();
     }
     assert!(
@@ -236,7 +236,7 @@ fn timeout(scene: &mut Scene) {
         scene.stopped() == 0 || now() > frozen + 3 * SOON
     });
     // The time counts from a moment before this one.
-    scene.expect_all_to_run(now().min(frozen + 3 * SOON));
+    scene.expect_all_to_run(now().min(frozen + 3 * SOON), "the timeout");
     set_clock(true);
     freeze.end().expect(17);
 }
@@ -249,7 +249,7 @@ fn terminated(scene: &mut Scene, signal: Signal) {
     scene.wait_for_holds();
     let killed = now();
     freeze.signal(signal);
-    scene.expect_all_to_run(killed);
+    scene.expect_all_to_run(killed, "a signal");
     let ended = freeze.end();
     assert_ne!(ended.status.code(), Some(0), "CMD did not end: {ended:?}");
 }
@@ -263,7 +263,7 @@ fn command_fails(scene: &mut Scene, time: u32) {
     ];
     for (command, code) in commands.into_iter().skip(2 * (time as usize % 2)).take(2) {
         scene.freeze(&[], command).end().expect(code);
-        scene.expect_all_to_run(now());
+        scene.expect_all_to_run(now(), "the end of CMD");
     }
 }
 
@@ -277,7 +277,7 @@ fn clock_is_set(scene: &mut Scene) {
         scene.wait_for_holds();
         set_clock(forward);
         freeze.end().expect(0);
-        scene.expect_all_to_run(now());
+        scene.expect_all_to_run(now(), "the end of CMD");
     }
 }
 
@@ -305,10 +305,10 @@ fn keeper_is_killed(scene: &mut Scene) {
     freeze.signal(Signal::KILL);
     freeze.end();
     recover();
-    scene.expect_all_to_run(now());
+    scene.expect_all_to_run(now(), "thaw --recover");
     // Once more: there is nothing to do.
     recover();
-    scene.expect_all_to_run(now());
+    scene.expect_all_to_run(now(), "thaw --recover");
 }
 
 /// Who was stopped before, or is stopped by somebody else while it is held, stays so.
@@ -356,5 +356,5 @@ fn stopped_by_others(scene: &mut Scene, board: &Path) {
         );
         process::signal(stopped, Signal::CONT);
     }
-    scene.expect_all_to_run(now());
+    scene.expect_all_to_run(now(), "SIGCONT");
 }
