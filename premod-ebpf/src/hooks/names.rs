@@ -5,7 +5,7 @@ use aya_ebpf::{macros::fexit, programs::FExitContext};
 use crate::{
     directories::RENAMES,
     kernel::{Inode, load, untyped},
-    maps::{INODES, setting},
+    maps::setting,
     scope::{forget_verdict, forget_verdicts, link_switched, search::leads_to_link},
 };
 
@@ -89,8 +89,7 @@ unsafe fn forget(dentry: *const u8) {
     if dentry.is_null() {
         return;
     }
-    // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode; entries
-    // come from the map.
+    // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode.
     unsafe {
         let inode: *const u8 = load!(dentry, dentry_d_inode);
         if inode.is_null() {
@@ -108,8 +107,8 @@ unsafe fn forget(dentry: *const u8) {
         if kind == S_IFDIR {
             forget_verdicts();
             RENAMES.increase();
-        } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {
-            forget_verdict(entry, Inode(inode));
+        } else {
+            forget_verdict(Inode(inode));
         }
     }
 }
