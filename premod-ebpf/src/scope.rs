@@ -4,6 +4,7 @@
 //! epoch that it holds for; and for the directory ([`parents`]), so that the next new file in it need not go the same way.
 //! What could not be decided counts as below, and is not kept.
 
+pub(crate) mod motion;
 pub(crate) mod parents;
 pub(crate) mod search;
 
@@ -14,10 +15,7 @@ use premod_common::{
     inode::{TrackedInode, Verdict},
 };
 
-use self::{
-    parents::{ask_parent, search_for_all},
-    search::search,
-};
+use self::search::search;
 use crate::{
     atomic::{compare_and_swap, exchange, or},
     kernel::{Inode, Place, untyped},
@@ -37,6 +35,8 @@ impl Whereabouts {
     const UNDECIDED: Self = Self(FLAG_UNDECIDED as u64);
     /// Names or mounts changed during the search. Never returned to a hook.
     const CHANGED: Self = Self(1 << 8);
+    /// Added to any of these: others may move what is on the way, and nobody is told. Never returned to a hook.
+    const MOVABLE: u64 = 1 << 9;
 
     #[inline(always)]
     pub(crate) const fn is_outside(self) -> bool {
@@ -117,7 +117,7 @@ pub(crate) extern "C" fn is_outside_with_directory(inode: u64, dentry: u64, moun
     // Before anything else: what changes from here on spoils it.
     let claimed = quiet::claim(inode);
     let epoch = SCOPE_EPOCH.get();
-    let found = ask_parent(inode, dentry, mount, epoch);
+    let found = parents::ask(inode, dentry, mount, epoch);
     let outside = found == Whereabouts::OUTSIDE.0 && holds(found, epoch);
     if claimed {
         if outside {
@@ -170,15 +170,12 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
         }
     }
     let mut epoch = SCOPE_EPOCH.get();
-    let mut found = ask_parent(inode, dentry, mount, epoch);
-    if found == parents::UNKNOWN || !holds(found, epoch) {
-        found = search_for_all(inode, dentry, mount, epoch);
+    let mut found = parents::find_out(inode, dentry, mount, epoch);
+    if !holds(found, epoch) {
+        epoch = SCOPE_EPOCH.get();
+        found = search(inode, dentry, mount) & !Whereabouts::MOVABLE;
         if !holds(found, epoch) {
-            epoch = SCOPE_EPOCH.get();
-            found = search(inode, dentry, mount);
-            if !holds(found, epoch) {
-                found = Whereabouts::UNDECIDED.0;
-            }
+            found = Whereabouts::UNDECIDED.0;
         }
     }
     if keeps && !entry.is_null() {

@@ -6,13 +6,14 @@
 //! same for its neighbours. (A mount of a file alone leads to no neighbours.) So it is theirs too, for as long as the way up
 //! is the same:
 //!
-//! * Directories are renamed, PATHs are moved or followed by user space, symbolic links are switched: each begins another
-//!   epoch.
+//! * Directories are renamed: nothing is used that was found before a rename has begun, and nothing is kept that was found
+//!   before it has ended ([`motion`]).
+//! * PATHs are moved or followed by user space, symbolic links are switched: each begins another epoch.
 //! * Mounts are made, moved or taken away: the kernel counts these in the mount namespace that the whole way is in. The
 //!   count also tells a mount from another one that has got its memory. A mount that is in no namespace keeps nothing.
 //! * The directory's memory is given to another one: it is forgotten when the inode is freed ([`forget`]), and has another
 //!   number or generation if that was not seen.
-//! * Other machines rename directories ([`revalidates`]): nothing is kept.
+//! * Other machines rename directories ([`revalidates`]): nothing is kept there, nor below what is mounted there.
 //! * The file stands in the scope map itself (it is a PATH, or mounted somewhere inside), has several names, has lost its
 //!   name, or was opened without one: it is asked for on its own ([`of`]).
 //! * Names in the directory are watched: the file may have one of them. Nothing is kept ([`keep`]). When names begin to be
@@ -25,11 +26,11 @@
 use core::ptr::{read_volatile, write_volatile};
 
 use premod_common::{
-    inode::InodeAddress,
+    inode::{InodeAddress, identity},
     watched::{NAMES_BELOW, kind_of},
 };
 
-use super::{Whereabouts, holds, search::search};
+use super::{Whereabouts, holds, motion, search::search};
 use crate::{
     atomic::{compare_and_swap, exchange},
     directories::revalidates,
@@ -50,12 +51,13 @@ pub(super) const UNKNOWN: u64 = u64::MAX;
 struct Directory {
     /// 0 if the file is asked for on its own.
     inode: InodeAddress,
-    number: u64,
-    generation: u64,
+    identity: u64,
     mount: u64,
     /// The mount namespace's count of changes.
     mounts: u64,
     epoch: u64,
+    /// How many renames of directories had begun.
+    renames: u64,
 }
 
 #[repr(C, align(64))]
@@ -80,25 +82,12 @@ static PARENTS: Slots<Slot, SLOTS> = Slots::new(
 
 const NONE: Directory = Directory {
     inode: 0,
-    number: 0,
-    generation: 0,
+    identity: 0,
     mount: 0,
     mounts: 0,
     epoch: 0,
+    renames: 0,
 };
-
-/// What is known of the file's directory, if that is all that is to be asked: [`Whereabouts`] as a number, or [`UNKNOWN`].
-/// `epoch` was read before.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn ask_parent(
-    inode: InodeAddress,
-    dentry: u64,
-    mount: u64,
-    epoch: u64,
-) -> u64 {
-    find(&of(inode, dentry, mount, epoch))
-}
 
 /// Whether it is worth to ask: the directory that the file seems to be in was outside once.
 #[inline(always)]
@@ -113,19 +102,40 @@ pub(super) fn may_be_outside(dentry: u64) -> bool {
     }
 }
 
-/// As [`search`], and keeps what it finds for the directory.
+/// What is known of the file's directory, if that is all that is to be asked: [`Whereabouts`] as a number, or [`UNKNOWN`].
+/// `epoch` was read before.
+#[inline(always)]
+pub(super) fn ask(inode: InodeAddress, dentry: u64, mount: u64, epoch: u64) -> u64 {
+    ask_or_search(inode, dentry, mount, epoch, 0)
+}
+
+/// The same, or else as [`search`], and keeps what that finds for the directory.
+#[inline(always)]
+pub(super) fn find_out(inode: InodeAddress, dentry: u64, mount: u64, epoch: u64) -> u64 {
+    ask_or_search(inode, dentry, mount, epoch, 1)
+}
+
+/// One function, so that the verifier goes through it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn search_for_all(
+extern "C" fn ask_or_search(
     inode: InodeAddress,
     dentry: u64,
     mount: u64,
     epoch: u64,
+    searches: u64,
 ) -> u64 {
     let moves = moves_of(dentry);
     let directory = of(inode, dentry, mount, epoch);
+    let known = find(&directory);
+    if known != UNKNOWN || searches == 0 {
+        return known;
+    }
+    let under_way = directory.renames ^ motion::over();
     let found = search(inode, dentry, mount);
-    if holds(found, epoch) {
+    let doubt = under_way | found & Whereabouts::MOVABLE;
+    let found = found & !Whereabouts::MOVABLE;
+    if doubt == 0 && holds(found, epoch) {
         keep(&directory, found, dentry, moves);
     }
     found
@@ -144,6 +154,7 @@ fn of(inode: InodeAddress, dentry: u64, mount: u64, epoch: u64) -> Directory {
         return NONE;
     }
     // Before anything else is read of the way.
+    let renames = motion::begun();
     let mounts = changes_of_namespace(mount);
     let parent = peek(dentry + u64::from(fact!(dentry_d_parent)));
     let plain = peek(dentry + u64::from(fact!(dentry_d_inode))) == inode
@@ -161,11 +172,14 @@ fn of(inode: InodeAddress, dentry: u64, mount: u64, epoch: u64) -> Directory {
     let directory = peek(parent + u64::from(fact!(dentry_d_inode)));
     Directory {
         inode: directory,
-        number: peek(directory + u64::from(fact!(inode_i_ino))),
-        generation: peek_u32(directory + u64::from(fact!(inode_i_generation))).into(),
+        identity: identity(
+            peek(directory + u64::from(fact!(inode_i_ino))),
+            peek_u32(directory + u64::from(fact!(inode_i_generation))),
+        ),
         mount,
         mounts,
         epoch,
+        renames,
     }
 }
 
@@ -184,11 +198,11 @@ fn find(directory: &Directory) -> u64 {
         let found = read_volatile(&raw const (*slot).found);
         // One comparison: of several the verifier would follow each outcome.
         let others = kept.inode ^ directory.inode
-            | kept.number ^ directory.number
-            | kept.generation ^ directory.generation
+            | kept.identity ^ directory.identity
             | kept.mount ^ directory.mount
             | kept.mounts ^ directory.mounts
             | kept.epoch ^ directory.epoch
+            | kept.renames ^ directory.renames
             | version & 1
             | version ^ read_volatile(&raw const (*slot).version);
         if others == 0 { found } else { UNKNOWN }
