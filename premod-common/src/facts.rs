@@ -122,6 +122,8 @@ pub struct Facts {
     pub type_dentry: u32,
     pub type_iattr: u32,
     pub type_vm_fault: u32,
+    /// A structure that begins with a number of 64 bits.
+    pub type_timespec64: u32,
 }
 
 impl Facts {

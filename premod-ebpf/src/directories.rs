@@ -144,9 +144,14 @@ pub(crate) fn keep(identity: &Identity, token: u64) {
 /// names that are encrypted, and takes the mark from all others. A root keeps it, but nobody renames a root.
 #[inline(always)]
 pub(crate) fn revalidates(dentry: u64) -> bool {
-    read_u32(dentry + u64::from(fact!(dentry_d_flags))) & DCACHE_OP_REVALIDATE != 0
+    flags_of(dentry) & DCACHE_OP_REVALIDATE != 0
         && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry
 }
 
+#[inline(always)]
+pub(crate) fn flags_of(dentry: u64) -> u32 {
+    read_u32(dentry + u64::from(fact!(dentry_d_flags)))
+}
+
 /// include/linux/dcache.h, the same in all kernels since 2.6.38.
-const DCACHE_OP_REVALIDATE: u32 = 1 << 2;
+pub(crate) const DCACHE_OP_REVALIDATE: u32 = 1 << 2;

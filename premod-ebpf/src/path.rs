@@ -317,7 +317,7 @@ unsafe fn read_text(to: *mut [u8; 16], from: u64) {
 /// How often the mounts of the mount's namespace have changed; [`UNMOUNTED`] if it is in none. The kernel has mounts of
 /// its own (overlayfs one for each layer), and unmounted ones live on in open files: from those no way leads to a root.
 #[inline(always)]
-fn changes_of_namespace(mount: u64) -> u64 {
+pub(crate) fn changes_of_namespace(mount: u64) -> u64 {
     let namespace = namespace_of(mount);
     // MNT_NS_INTERNAL is ERR_PTR(-EINVAL).
     if namespace == 0 || namespace >= u64::MAX - MAX_ERRNO {
@@ -339,7 +339,7 @@ fn is_foreign(mount: u64) -> bool {
 }
 
 /// The mount is in no namespace.
-const UNMOUNTED: u64 = u64::MAX;
+pub(crate) const UNMOUNTED: u64 = u64::MAX;
 
 /// `MAX_ERRNO` of include/linux/err.h.
 const MAX_ERRNO: u64 = 4095;

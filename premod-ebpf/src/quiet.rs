@@ -8,13 +8,16 @@
 //! or verdict empties the slot *after* that ([`forget`]). Whoever fills it looks at word and verdict again
 //! *after* that, and empties it if they have changed ([`learn`]). So a slot is never left filled that should not
 //! be, whichever of the two is faster.
+//!
+//! An inode that is outside as all of its directory is has no word and no verdict to look at. Whoever fills its slot claims
+//! it *before* he looks where the inode is ([`claim`]), and whoever changes that spoils the claim *after* it ([`spoil`]).
 
 use core::ptr::{read_volatile, write_volatile};
 
 use premod_common::inode::TrackedInode;
 
 use crate::{
-    atomic::{compare_and_swap, exchange},
+    atomic::{compare_and_swap, exchange, or},
     kernel::Inode,
     maps::SCOPE_EPOCH,
     slots::Slots,
@@ -24,6 +27,9 @@ const SLOTS: usize = 4096;
 
 /// What a slot holds in place of an address while somebody fills it.
 const BUSY: u64 = 1;
+
+/// Added to that: in vain. Added to an address, which is a multiple of 4, it makes one that is nobody's.
+const SPOILT: u64 = 2;
 
 /// Added to an address: announced. Inodes are aligned, so that it is no other inode's.
 const ANNOUNCED: u64 = 1;
@@ -106,27 +112,70 @@ pub(crate) unsafe fn learn(
     entry: *mut TrackedInode,
     seen: (u64, u64),
 ) {
-    let slot = QUIET.of(inode);
-    // SAFETY: a slot of ours, and the caller vouches for `entry`; all fields are aligned u64.
+    if !claim(inode) {
+        return;
+    }
+    // SAFETY: the caller vouches for `entry`; all fields are aligned u64. What follows the filling, which is a full
+    // barrier, is read after it was seen by everybody.
     unsafe {
-        let before = read_volatile(&raw const (*slot).inode);
-        if before == BUSY || !compare_and_swap(&raw mut (*slot).inode, before, BUSY) {
-            return;
+        match outside {
+            Some((mount, epoch)) => fill_outside(inode, mount, epoch),
+            None => fill(inode, inode + ANNOUNCED),
         }
-        let mut announced = ANNOUNCED;
-        if let Some((mount, epoch)) = outside {
-            write_volatile(&raw mut (*slot).epoch, epoch);
-            write_volatile(&raw mut (*slot).mount, mount);
-            announced = 0;
-        }
-        // A full barrier: what follows is read after this was seen by everybody.
-        exchange(&raw mut (*slot).inode, inode + announced);
         let word = read_volatile(&raw const (*entry).word);
         let verdict = read_volatile(&raw const (*entry).verdict);
         if (word, verdict) != seen {
             forget(inode);
         }
     }
+}
+
+/// Claims the inode's slot, unless somebody else has; a full barrier. Whoever claims a slot has to fill it.
+#[inline(always)]
+pub(crate) fn claim(inode: u64) -> bool {
+    let slot = QUIET.of(inode);
+    // SAFETY: a slot of ours.
+    unsafe {
+        let before = read_volatile(&raw const (*slot).inode);
+        before | SPOILT != BUSY | SPOILT && compare_and_swap(&raw mut (*slot).inode, before, BUSY)
+    }
+}
+
+/// Fills the inode's slot, which was claimed, if the claim was not spoilt: it is outside.
+#[inline(always)]
+pub(crate) fn fill_outside(inode: u64, mount: u64, epoch: u64) {
+    let slot = QUIET.of(inode);
+    // SAFETY: a slot of ours, which nobody else fills.
+    unsafe {
+        write_volatile(&raw mut (*slot).epoch, epoch);
+        write_volatile(&raw mut (*slot).mount, mount);
+    }
+    fill(inode, inode);
+}
+
+/// Leaves the inode's slot, which was claimed, empty.
+#[inline(always)]
+pub(crate) fn fill_not(inode: u64) {
+    fill(inode, 0);
+}
+
+#[inline(always)]
+fn fill(inode: u64, with: u64) {
+    let slot = QUIET.of(inode);
+    // SAFETY: a slot of ours.
+    unsafe {
+        if !compare_and_swap(&raw mut (*slot).inode, BUSY, with) {
+            exchange(&raw mut (*slot).inode, 0);
+        }
+    }
+}
+
+/// Where the inode at this address is has changed: its slot is empty, and stays so if it has been claimed.
+#[inline(always)]
+pub(crate) fn spoil(inode: u64) {
+    let slot = QUIET.of(inode);
+    // SAFETY: a slot of ours. Whatever is in it, and whoever else's it is.
+    unsafe { or(&raw mut (*slot).inode, SPOILT) };
 }
 
 /// The inode at this address is not quiet any more, or nobody knows.

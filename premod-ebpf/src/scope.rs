@@ -1,8 +1,11 @@
 //! Whether an inode lies below one of the PATHs that are traced.
 //!
 //! The verdict is found by walking up ([`search`]), and kept in the inode's entry together with the mount and the
-//! epoch that it holds for. What could not be decided counts as below, and is not kept.
+//! epoch that it holds for; and for the directory ([`parents`]), so that the next new file in it need not go the same way.
+//! What could not be decided counts as below, and is not kept.
 
+pub(crate) mod motion;
+pub(crate) mod parents;
 pub(crate) mod search;
 
 use core::ptr::{read_volatile, write_volatile};
@@ -16,7 +19,7 @@ use self::search::search;
 use crate::{
     atomic::{compare_and_swap, exchange, or},
     kernel::{Inode, Place, untyped},
-    maps::{Count, LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, count, setting},
+    maps::{Count, INODES, LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, count, setting},
     quiet,
 };
 
@@ -32,6 +35,8 @@ impl Whereabouts {
     const UNDECIDED: Self = Self(FLAG_UNDECIDED as u64);
     /// Names or mounts changed during the search. Never returned to a hook.
     const CHANGED: Self = Self(1 << 8);
+    /// Added to any of these: others may move what is on the way, and nobody is told. Never returned to a hook.
+    const MOVABLE: u64 = 1 << 9;
 
     #[inline(always)]
     pub(crate) const fn is_outside(self) -> bool {
@@ -93,14 +98,35 @@ pub(crate) unsafe fn whereabouts(
 }
 
 /// Makes the kept verdict of one inode void, and the one that is being found out.
-///
-/// # Safety
-/// `entry` comes from the inode map, and is that of `inode`.
 #[inline(always)]
-pub(crate) unsafe fn forget_verdict(entry: *mut TrackedInode, inode: Inode) {
-    // SAFETY: the caller vouches for `entry`.
-    unsafe { or(&raw mut (*entry).verdict, Verdict::FORGOTTEN) };
-    quiet::forget(inode.address());
+pub(crate) fn forget_verdict(inode: Inode) {
+    if let Some(entry) = INODES.get_ptr_mut(inode.address()) {
+        // SAFETY: the pointer comes from the map; `verdict` is an aligned u64.
+        unsafe { or(&raw mut (*entry).verdict, Verdict::FORGOTTEN) };
+    }
+    quiet::spoil(inode.address());
+}
+
+/// Whether the inode is outside as all of its directory is: 1 or 0. It needs no entry then, and is quiet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_outside_with_directory(inode: u64, dentry: u64, mount: u64) -> u64 {
+    if !parents::may_be_outside(dentry) {
+        return 0;
+    }
+    // Before anything else: what changes from here on spoils it.
+    let claimed = quiet::claim(inode);
+    let epoch = SCOPE_EPOCH.get();
+    let found = parents::ask(inode, dentry, mount, epoch);
+    let outside = found == Whereabouts::OUTSIDE.0 && holds(found, epoch);
+    if claimed {
+        if outside {
+            quiet::fill_outside(inode, mount, epoch);
+        } else {
+            quiet::fill_not(inode);
+        }
+    }
+    outside.into()
 }
 
 /// Makes every kept verdict void, and tells user space that there is something to look at.
@@ -144,10 +170,10 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
         }
     }
     let mut epoch = SCOPE_EPOCH.get();
-    let mut found = search(inode, dentry, mount);
+    let mut found = parents::find_out(inode, dentry, mount, epoch);
     if !holds(found, epoch) {
         epoch = SCOPE_EPOCH.get();
-        found = search(inode, dentry, mount);
+        found = search(inode, dentry, mount) & !Whereabouts::MOVABLE;
         if !holds(found, epoch) {
             found = Whereabouts::UNDECIDED.0;
         }

@@ -18,7 +18,7 @@ use crate::{
     maps::{Count, INODES, LAST_SYNC, SYNCED, count, fact, setting},
     protocol::{self, How},
     quiet::{self, Quiet},
-    scope::{Whereabouts, whereabouts},
+    scope::{Whereabouts, is_outside_with_directory, whereabouts},
 };
 
 /// Attempts at a compare-and-swap before a touch announces without it.
@@ -104,7 +104,9 @@ fn advance(inode: Inode, place: Place, change: Change, how: How) {
     if !inode.is_tracked_kind() {
         return;
     }
-    let entry = find(inode);
+    let Some(entry) = find(inode, place) else {
+        return;
+    };
     // SAFETY: `entry` is null or comes from the map.
     let found = unsafe { whereabouts(entry, inode, place) };
     if found.is_outside() {
@@ -228,8 +230,12 @@ extern "C" fn attempt(entry: *mut TrackedInode, word: u64, how: u64, inode: u64)
         ),
     };
     // Before the swap: a sync of what another task announces and changes in between counts.
-    // SAFETY: no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = if outcome.has_to_be_announced() {
+        // SAFETY: no preconditions.
+        unsafe { bpf_ktime_get_ns() }
+    } else {
+        0
+    };
     // SAFETY: the pointer comes from the map; `word` is an aligned u64.
     if !unsafe { compare_and_swap(&raw mut (*entry).word, word.0, new.0) } {
         return Outcome::OVERTAKEN.0;
@@ -289,14 +295,14 @@ unsafe fn renew(entry: *mut TrackedInode, identity: u64) {
     }
 }
 
-/// The inode's entry, made if there is none; null if there is no room.
+/// The inode's entry, made if there is none; null if there is no room. [`None`] if it needs none: it is outside.
 #[inline(always)]
-fn find(inode: Inode) -> *mut TrackedInode {
+fn find(inode: Inode, place: Place) -> Option<*mut TrackedInode> {
     let identity = identity(inode.number(), inode.generation());
     if let Some(entry) = INODES.get_ptr_mut(inode.address()) {
         // SAFETY: the pointer comes from the map.
         if unsafe { (*entry).identity } == identity {
-            return entry;
+            return Some(entry);
         }
         // The inode has been given another generation number (EXT4_IOC_SWAP_BOOT, FS_IOC_SETVERSION); or another inode took
         // the memory, and its predecessor's end was not seen. The entry is not removed: another CPU may be about to swap
@@ -305,6 +311,15 @@ fn find(inode: Inode) -> *mut TrackedInode {
         unsafe { renew(entry, identity) };
         quiet::forget(inode.address());
         // Found once more below, so that the verifier does not follow this way through all that comes after.
+    } else if setting!(scoped) != 0
+        && place.mount != 0
+        && is_outside_with_directory(
+            untyped(inode.address()),
+            untyped(place.dentry),
+            untyped(place.mount),
+        ) != 0
+    {
+        return None;
     }
     // SAFETY: no preconditions.
     let born = unsafe { bpf_ktime_get_ns() };
@@ -315,9 +330,8 @@ fn find(inode: Inode) -> *mut TrackedInode {
     };
     // If another CPU was faster, its entry is as good.
     let _ = INODES.insert(inode.address(), fresh, u64::from(BPF_NOEXIST));
-    INODES
-        .get_ptr_mut(inode.address())
-        .unwrap_or(core::ptr::null_mut())
+    let entry = INODES.get_ptr_mut(inode.address());
+    Some(entry.unwrap_or(core::ptr::null_mut()))
 }
 
 /// Nobody is to be told, and nobody else's change is to be hidden.

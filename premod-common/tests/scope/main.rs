@@ -13,7 +13,7 @@ use std::{fmt::Write, time::Instant};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use model::{DECIDED, KNOWN_OUTSIDE, MISSED, Scope, WORLDS, World};
+use model::{DECIDED, KNOWN_OUTSIDE, MISSED, NEW_OUTSIDE, Scope, WORLDS, World};
 use rules::{MUTANTS, Rules};
 
 /// Whether some file is missed by these rules, and how it comes to that.
@@ -40,7 +40,9 @@ fn explore(rules: Rules, world: World, what: &str) -> Option<String> {
     // Whoever takes everything for inside, or for undecided, misses nothing. To use what was decided takes three touches.
     let vain = |promise| checker.discovery(promise).is_none();
     let enough = world.touches >= 3;
-    if missed.is_none() && enough && (vain(DECIDED) || vain(KNOWN_OUTSIDE)) {
+    let known = world.new == 0 && (vain(DECIDED) || vain(KNOWN_OUTSIDE));
+    let new = world.new > 0 && vain(NEW_OUTSIDE);
+    if missed.is_none() && enough && (known || new) {
         return Some("nothing is ever decided".to_owned());
     }
     missed

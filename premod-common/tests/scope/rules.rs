@@ -15,10 +15,15 @@ pub(crate) struct Rules {
     pub(crate) old_names_last: bool,
     /// A quiet slot gets the epoch that its verdict was found in.
     pub(crate) slots_get_epoch_of_verdict: bool,
+    /// A directory's verdict is not used when a rename has begun since.
+    pub(crate) renames_begin_before_they_move: bool,
+    /// None is kept that was found while a rename was under way.
+    pub(crate) keeps_none_during_renames: bool,
 }
 
 impl Rules {
-    /// As premod does it (premod/src/scope.rs, premod-ebpf/src/scope.rs, scope/search.rs and quiet.rs).
+    /// As premod does it (premod/src/scope.rs, premod-ebpf/src/scope.rs, scope/search.rs, scope/parents.rs
+    /// and quiet.rs).
     pub(crate) const AS_BUILT: Self = Self {
         renames_begin_epochs: true,
         looks_at_epoch_again: true,
@@ -26,6 +31,8 @@ impl Rules {
         epoch_after_new_entries: true,
         old_names_last: true,
         slots_get_epoch_of_verdict: true,
+        renames_begin_before_they_move: true,
+        keeps_none_during_renames: true,
     };
 }
 
@@ -75,6 +82,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         without: "a slot gets the epoch of its verdict",
         rules: Rules {
             slots_get_epoch_of_verdict: false,
+            ..Rules::AS_BUILT
+        },
+    },
+    Mutant {
+        without: "a rename that begins makes directories' verdicts void",
+        rules: Rules {
+            renames_begin_before_they_move: false,
+            ..Rules::AS_BUILT
+        },
+    },
+    Mutant {
+        without: "none of them is kept while a rename is under way",
+        rules: Rules {
+            keeps_none_during_renames: false,
             ..Rules::AS_BUILT
         },
     },

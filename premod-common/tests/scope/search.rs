@@ -1,7 +1,7 @@
 //! The kernel side: finds out where the writer's file is, one access to shared memory per step, and keeps what it finds.
 
 use crate::{
-    model::State,
+    model::{OfDirectory, Rename, State},
     rules::Rules,
     world::{Directory, Name},
 };
@@ -23,6 +23,10 @@ pub(crate) enum Step {
     Asks { epoch: u8 },
     /// It has used a kept verdict in this epoch, and notes in the slot that the file is outside.
     Notes { epoch: u8 },
+    /// It has read how many renames have begun; it looks for its directory's verdict.
+    AsksForAll { touch: Touch, begun: Option<u8> },
+    /// It has found none, and looks how many have ended.
+    Counts { touch: Touch, begun: u8 },
     /// It is at this directory.
     At { walk: Walk, here: Directory },
     /// It has found the directory above.
@@ -41,13 +45,51 @@ pub(crate) enum Step {
     Found { walk: Walk, found: Whereabouts },
 }
 
+/// A touch that has to find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Touch {
+    /// The epoch in which it began.
+    epoch: u8,
+    /// The file is new.
+    new: bool,
+}
+
 /// A search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Walk {
-    /// The epoch in which it began.
-    epoch: u8,
-    /// It is the second.
-    again: bool,
+    touch: Touch,
+    how: How,
+}
+
+/// What it is that finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum How {
+    /// The directory's verdict.
+    Asked,
+    /// A search; if no rename is under way, how many had begun.
+    First(Option<u8>),
+    /// Another one.
+    Again,
+}
+
+/// A new file is written.
+pub(crate) fn create(state: &State) -> Option<State> {
+    if state.writer != Step::Writes || state.touches == 0 || state.new == 0 {
+        return None;
+    }
+    let mut next = state.clone();
+    next.touches -= 1;
+    next.new -= 1;
+    // It is where its directory is, whether or not whoever has moved that knows already.
+    next.undisturbed = state.tree.is_path(state.home);
+    next.writer = Step::AsksForAll {
+        touch: Touch {
+            epoch: state.epoch,
+            new: true,
+        },
+        begun: None,
+    };
+    Some(next)
 }
 
 /// One step, by the file in this `db`.
@@ -55,11 +97,12 @@ pub(crate) fn step(state: &State, rules: Rules) -> Option<State> {
     let mut next = state.clone();
     let home = Directory::Db(state.home);
     next.writer = match state.writer {
-        Step::Writes if state.touches == 0 => return None,
+        Step::Writes if state.touches <= state.new => return None,
         Step::Writes => {
             next.touches -= 1;
             // Whoever moves is in the middle of it until the rename has returned.
-            next.undisturbed = state.tree.is_path(state.home) && !state.is_renaming;
+            next.undisturbed =
+                state.tree.is_path(state.home) && state.rename != Some(Rename::Moved);
             if state.slot == Some(state.epoch) {
                 next.finish(Whereabouts::Outside);
                 return Some(next);
@@ -72,8 +115,37 @@ pub(crate) fn step(state: &State, rules: Rules) -> Option<State> {
                 return Some(next);
             }
             Some((of, false)) if of == epoch => Step::Notes { epoch },
-            _ => begin(state, home, false),
+            _ => Step::AsksForAll {
+                touch: Touch { epoch, new: false },
+                begun: None,
+            },
         },
+        Step::AsksForAll { touch, begun: None } => Step::AsksForAll {
+            touch,
+            begun: Some(state.begun),
+        },
+        Step::AsksForAll {
+            touch,
+            begun: Some(begun),
+        } => match state.of_directory {
+            Some(kept)
+                if kept.epoch == touch.epoch
+                    && (kept.begun == begun || !rules.renames_begin_before_they_move) =>
+            {
+                let inside = [Whereabouts::Outside, Whereabouts::Inside];
+                let how = How::Asked;
+                found(Walk { touch, how }, inside[usize::from(kept.inside)])
+            }
+            _ => Step::Counts { touch, begun },
+        },
+        Step::Counts { touch, begun } => {
+            let calm = begun == state.ended || !rules.keeps_none_during_renames;
+            let how = How::First(calm.then_some(begun));
+            Step::At {
+                walk: Walk { touch, how },
+                here: home,
+            }
+        }
         Step::Notes { epoch } => {
             next.slot = Some(if rules.slots_get_epoch_of_verdict {
                 epoch
@@ -108,29 +180,50 @@ pub(crate) fn step(state: &State, rules: Rules) -> Option<State> {
             _ => Step::At { walk, here },
         },
         Step::Found { walk, found } => {
+            let Walk { touch, how } = walk;
             let holds = found != Whereabouts::Outside
-                || state.epoch == walk.epoch
+                || state.epoch == touch.epoch
                 || !rules.looks_at_epoch_again;
-            if !holds && !walk.again {
-                begin(state, home, true)
-            } else {
-                let found = if holds { found } else { Whereabouts::Undecided };
-                if found != Whereabouts::Undecided {
-                    next.kept = Some((walk.epoch, found == Whereabouts::Inside));
+            match how {
+                How::Asked | How::First(_) if !holds => Step::At {
+                    walk: Walk {
+                        touch: Touch {
+                            epoch: state.epoch,
+                            ..touch
+                        },
+                        how: How::Again,
+                    },
+                    here: home,
+                },
+                _ => {
+                    let found = if holds { found } else { Whereabouts::Undecided };
+                    if found != Whereabouts::Undecided {
+                        next.keep(walk, found == Whereabouts::Inside);
+                    }
+                    next.finish(found);
+                    next.as_directory = how == How::Asked;
+                    return Some(next);
                 }
-                next.finish(found);
-                return Some(next);
             }
         }
     };
     Some(next)
 }
 
-fn begin(state: &State, home: Directory, again: bool) -> Step {
-    let epoch = state.epoch;
-    Step::At {
-        walk: Walk { epoch, again },
-        here: home,
+impl State {
+    /// Keeps what was found, for the file and for its neighbours.
+    fn keep(&mut self, walk: Walk, inside: bool) {
+        let epoch = walk.touch.epoch;
+        if !walk.touch.new {
+            self.kept = Some((epoch, inside));
+        }
+        if let How::First(Some(begun)) = walk.how {
+            self.of_directory = Some(OfDirectory {
+                epoch,
+                begun,
+                inside,
+            });
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     arguments::{Arguments, entries},
     maps::{INODES, SCOPE, setting},
     quiet,
+    scope::parents,
 };
 
 /// `security_inode_free(struct inode *inode)`, 6.1 to 7.x: the last call before the memory is given back.
@@ -32,5 +33,6 @@ fn freed(address: InodeAddress) {
     // unmounted.
     if setting!(scoped) != 0 {
         let _ = SCOPE.remove(address);
+        parents::forget(address);
     }
 }

@@ -1,17 +1,63 @@
 //! Renames and links, which can bring files into the traced subtree or take them out of it.
 
-use aya_ebpf::{macros::fexit, programs::FExitContext};
+use aya_ebpf::{
+    macros::{fexit, lsm},
+    programs::{FExitContext, LsmContext},
+};
 
 use crate::{
+    arguments::{Arguments, entries, pointer},
     directories::RENAMES,
     kernel::{Inode, load, untyped},
-    maps::{INODES, setting},
-    scope::{forget_verdict, forget_verdicts, link_switched, search::leads_to_link},
+    maps::setting,
+    scope::{forget_verdict, forget_verdicts, link_switched, motion, search::leads_to_link},
 };
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
 const S_IFLNK: u16 = 0o120_000;
+
+/// `include/uapi/linux/fs.h`.
+const RENAME_EXCHANGE: u64 = 1 << 1;
+
+/// `inode_rename(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry)`, 6.1 to
+/// 7.x. Attached only when PATHs are traced. Called within `vfs_rename`, before the move; of an exchange once for each of both.
+#[lsm(hook = "inode_rename")]
+fn lsm_inode_rename(ctx: LsmContext) -> i32 {
+    // SAFETY: the second argument is a dentry.
+    unsafe { rename_begins(ctx.arg(1)) };
+    ctx.arg(4)
+}
+
+/// As [`lsm_inode_rename`], where `bpf` is not among the active LSMs.
+#[inline(always)]
+fn rename(arguments: &impl Arguments) {
+    // SAFETY: the second argument and the fourth are dentries.
+    unsafe {
+        rename_begins(pointer!(arguments, 1, type_dentry));
+        if arguments.number(4) & RENAME_EXCHANGE != 0 {
+            rename_begins(pointer!(arguments, 3, type_dentry));
+        }
+    }
+}
+
+entries!("security_inode_rename": fentry_inode_rename, kprobe_inode_rename => rename);
+
+/// # Safety
+/// `dentry` is a `struct dentry` that the verifier knows.
+#[inline(always)]
+unsafe fn rename_begins(dentry: *const u8) {
+    if dentry.is_null() {
+        return;
+    }
+    // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode.
+    unsafe {
+        let inode: *const u8 = load!(dentry, dentry_d_inode);
+        if !inode.is_null() && load!(inode, inode_i_mode: u16) & S_IFMT == S_IFDIR {
+            motion::begins(dentry as u64);
+        }
+    }
+}
 
 /// `vfs_rename(struct renamedata *rd)`, 6.1 to 7.x.
 ///
@@ -89,8 +135,7 @@ unsafe fn forget(dentry: *const u8) {
     if dentry.is_null() {
         return;
     }
-    // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode; entries
-    // come from the map.
+    // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode.
     unsafe {
         let inode: *const u8 = load!(dentry, dentry_d_inode);
         if inode.is_null() {
@@ -108,8 +153,9 @@ unsafe fn forget(dentry: *const u8) {
         if kind == S_IFDIR {
             forget_verdicts();
             RENAMES.increase();
-        } else if let Some(entry) = INODES.get_ptr_mut(inode as u64) {
-            forget_verdict(entry, Inode(inode));
+            motion::ended(dentry as u64);
+        } else {
+            forget_verdict(Inode(inode));
         }
     }
 }

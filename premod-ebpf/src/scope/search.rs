@@ -25,6 +25,7 @@ use premod_common::{
 
 use super::Whereabouts;
 use crate::{
+    directories::{DCACHE_OP_REVALIDATE, flags_of},
     kernel::{is_unhashed, read, read_u32},
     maps::{NAMES, SCOPE, fact, setting},
     path::namespace_of,
@@ -59,6 +60,8 @@ pub(crate) struct Search {
     /// Some name leads to what is left out, and so many names have been tried: the others may lead anywhere.
     excluded: u64,
     names: u64,
+    /// [`DCACHE_OP_REVALIDATE`] if something is mounted on the way where others may change names.
+    movable: u64,
     /// [`UNFINISHED`], or [`Whereabouts`] as a number.
     outcome: u64,
 }
@@ -69,7 +72,7 @@ const UNFINISHED: u64 = u64::MAX;
 const FOREIGN: InodeAddress = 1;
 
 /// Whether the inode is one of the PATHs, or below one of them by the dentry or by another of its names: [`Whereabouts`]
-/// as a number.
+/// as a number, with [`Whereabouts::MOVABLE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn search(inode: u64, dentry: u64, mount: u64) -> u64 {
@@ -85,11 +88,13 @@ pub(super) extern "C" fn search(inode: u64, dentry: u64, mount: u64) -> u64 {
         begin(&mut (*scratch).search, inode, dentry, mount);
         walk_up(scratch, SEARCH_MAX, step);
         let outcome = (*scratch).search.outcome;
+        let movable = (*scratch).search.movable;
         release(scratch);
         if outcome == UNFINISHED {
             return Whereabouts::UNDECIDED.0;
         }
-        outcome
+        // Without a branch, of which the verifier would follow both ways.
+        outcome | movable * (Whereabouts::MOVABLE / u64::from(DCACHE_OP_REVALIDATE))
     }
 }
 
@@ -122,6 +127,7 @@ fn begin(search: &mut Search, inode: u64, dentry: u64, mount: u64) {
         unsure: 0,
         excluded: 0,
         names: 0,
+        movable: 0,
         outcome: UNFINISHED,
     };
 }
@@ -279,6 +285,7 @@ fn at_top(search: &mut Search, inode: InodeAddress) -> i64 {
             }
             search.child = 0;
             search.dentry = read(mount + u64::from(fact!(mount_mnt_mountpoint)));
+            search.movable |= u64::from(flags_of(search.dentry) & DCACHE_OP_REVALIDATE);
             search.mount = parent + u64::from(fact!(mount_mnt));
             search.mounts += 1;
             return 0;

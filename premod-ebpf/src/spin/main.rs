@@ -197,6 +197,16 @@ fn noting(_ctx: FEntryContext) -> i32 {
     hold(Gap::Noting)
 }
 
+#[fentry(function = "d_move")]
+fn moving(_ctx: FEntryContext) -> i32 {
+    hold(Gap::Moving)
+}
+
+#[fexit(function = "d_move")]
+fn moved(_ctx: FExitContext) -> i32 {
+    hold(Gap::Moved)
+}
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

@@ -26,6 +26,10 @@ pub(crate) enum Gap {
     Forgotten = 10,
     /// A program notes the thread in a hash map.
     Noting = 11,
+    /// A rename is about to move what it renames.
+    Moving = 12,
+    /// A rename has moved it, and has not returned.
+    Moved = 13,
 }
 
 /// Whom to hold, and where. Written by user space.

@@ -256,6 +256,7 @@ const TYPES: &[(&str, Field)] = &[
     ("dentry", |facts| &mut facts.type_dentry),
     ("iattr", |facts| &mut facts.type_iattr),
     ("vm_fault", |facts| &mut facts.type_vm_fault),
+    ("timespec64", |facts| &mut facts.type_timespec64),
 ];
 
 /// Collects all facts that can be had without asking the kernel to run anything.

@@ -26,6 +26,18 @@ pub const HOOKS: &[Hook] = &[
         when: When::Always,
     },
     Hook {
+        sees: "renames of directories that begin",
+        ways: &[
+            lsm("inode_rename", "lsm_inode_rename"),
+            kprobe("security_inode_rename", "kprobe_inode_rename"),
+            fentry("security_inode_rename", "fentry_inode_rename"),
+        ],
+        cost: "new files below a directory that is being renamed into a traced one would be missed until it has been",
+        essential: true,
+        decides: true,
+        when: When::Scoped,
+    },
+    Hook {
         sees: "hard links",
         ways: &[fexit("vfs_link", "vfs_link").with_twin("vfs_link_again")],
         cost: "files linked into a traced directory that lose their old name would be missed",

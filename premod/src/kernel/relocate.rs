@@ -16,6 +16,8 @@ const MOVE: u8 = 0xb4;
 const CALL: u8 = 0x85;
 /// What is called is a function of the kernel's own (`BPF_PSEUDO_KFUNC_CALL`), in the upper half of the registers.
 const KERNEL_FUNCTION: u8 = 2 << 4;
+/// `r0 = 0`.
+const NOTHING: [u8; INSTRUCTION] = [0xb7, 0, 0, 0, 0, 0, 0, 0];
 
 /// The object with the facts in the places of their marks.
 ///
@@ -92,6 +94,11 @@ fn relocate(instruction: &mut [u8], facts: &[u32]) -> Result<(), Error> {
     } else if operation == CALL
         && let Some(function) = fact(number, mark::CALL)
     {
+        if function == 0 {
+            // Never run where the kernel does not have it, but it has to be valid.
+            instruction.copy_from_slice(&NOTHING);
+            return Ok(());
+        }
         instruction[1] = KERNEL_FUNCTION;
         instruction[4..].copy_from_slice(&function.to_le_bytes());
     }
@@ -124,6 +131,12 @@ mod tests {
         assert_eq!(
             relocated([0x85, 0, 0, 0, 2, 0, 0xa1, 0x7c], &facts),
             Some([0x85, 0x20, 0, 0, 3, 2, 1, 0x80])
+        );
+        // Call a function that the kernel does not have.
+        let without = [7, 40, 0];
+        assert_eq!(
+            relocated([0x85, 0, 0, 0, 2, 0, 0xa1, 0x7c], &without),
+            Some(NOTHING)
         );
     }
 

@@ -21,6 +21,7 @@ mod jobs;
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod maps;
 mod names;
+mod neighbours;
 mod paths;
 mod privileges;
 mod races;
@@ -45,6 +46,7 @@ fn tests() -> Vec<Test> {
         verifier::TESTS,
         aliases::TESTS,
         names::TESTS,
+        neighbours::TESTS,
         directories::TESTS,
         excluded::TESTS,
         cgroups::TESTS,

@@ -71,6 +71,8 @@ const fn programs(gap: Gap) -> &'static [(&'static str, &'static str)] {
         Gap::Announcing => &[("announcing", "strncpy_from_kernel_nofault")],
         Gap::Forgotten => &[("forgotten", "security_inode_free")],
         Gap::Noting => &[("noting", "htab_map_update_elem")],
+        Gap::Moving => &[("moving", "d_move")],
+        Gap::Moved => &[("moved", "d_move")],
     }
 }
 
@@ -341,6 +343,12 @@ impl<T> Held<'_, T> {
     /// Whether the victim has gone on by itself.
     pub(crate) fn has_left(&self) -> bool {
         self.seized.has_left()
+    }
+
+    /// Lets the victim go, and does not wait for its end. Panics if it had gone by itself.
+    pub(crate) fn go_on(&mut self) {
+        self.seized.expect_held();
+        self.seized.let_go();
     }
 
     /// Waits for the victim's end, whether it was released or went on by itself.

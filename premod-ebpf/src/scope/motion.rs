@@ -1,0 +1,55 @@
+//! Directories that are being renamed: from before one moves until what was known of the places below it is void.
+//!
+//! The epoch begins at the exit of `vfs_rename`, so that a search which begins in it finds the new names. A directory has
+//! moved before that, and the task that has moved it may lose its CPU in between; what is kept for the directories below
+//! would be wrong for so long. So nothing that was found before a rename has begun is used after that, and nothing that is
+//! found while one is under way is kept ([`super::parents`]).
+//!
+//! Renames that begin and renames that end are counted, each of them once, whoever sees it and however often: by the dentry
+//! that moves, which is in one rename at a time. A rename that is refused before anybody was told has no end, either. If an
+//! end is not seen, both counts differ until the same dentry is renamed again: for so long nothing is kept, and nothing is
+//! missed.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
+
+use crate::latch::Latch;
+
+/// Dentries of the directories that are being renamed.
+#[map]
+static MOVING: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+static BEGUN: Latch = Latch::new();
+static ENDED: Latch = Latch::new();
+
+const EEXIST: i64 = 17;
+
+/// The directory with this dentry is about to be renamed.
+#[inline(always)]
+pub(crate) fn begins(dentry: u64) {
+    let known = MOVING.insert(dentry, 0, u64::from(BPF_NOEXIST)) == Err((-EEXIST) as _);
+    // Without room its end is not known either.
+    if !known {
+        BEGUN.increase();
+    }
+}
+
+/// The directory with this dentry has been renamed, or was not. What was known before is void already.
+#[inline(always)]
+pub(crate) fn ended(dentry: u64) {
+    if MOVING.remove(dentry).is_ok() {
+        ENDED.increase();
+    }
+}
+
+/// How many renames of directories have begun.
+#[inline(always)]
+pub(super) fn begun() -> u64 {
+    BEGUN.get()
+}
+
+/// How many have ended. If as many had begun before, and no other has when what is found from here on is used, none has been
+/// under way.
+#[inline(always)]
+pub(super) fn over() -> u64 {
+    ENDED.get()
+}
