@@ -103,11 +103,7 @@ impl Open {
             plain(&self.data),
             output.status
         );
-        let frozen: Vec<&str> = said
-            .lines()
-            .filter(|line| !line.contains("continued"))
-            .collect();
-        println!("{}: {}", plain(&self.data), frozen.join("; "));
+        println!("{}: {}", plain(&self.data), summary(&said));
         assert!(
             !said.contains("ended with 17"),
             "a file was given another name: {said}"
