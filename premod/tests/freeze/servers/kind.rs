@@ -45,7 +45,7 @@ const POSTGRES_SETTINGS: [&str; 17] = [
     "autovacuum_analyze_threshold=20",
 ];
 
-const MARIADB_SETTINGS: [&str; 12] = [
+const MARIADB_SETTINGS: [&str; 13] = [
     "--no-defaults",
     "--skip-grant-tables",
     "--skip-networking",
@@ -53,6 +53,7 @@ const MARIADB_SETTINGS: [&str; 12] = [
     "--innodb-buffer-pool-size=6M",
     "--innodb-log-file-size=8M",
     "--innodb-max-dirty-pages-pct-lwm=0.001",
+    "--innodb-io-capacity=100",
     "--innodb-temp-data-file-path=ibtmp1:4M:autoextend",
     "--log-bin=bank-bin",
     "--sync-binlog=1",

@@ -35,9 +35,9 @@ pub(crate) fn run(which: &str, directories: &[PathBuf], copies: u32) {
         assert!(!open.is_empty(), "there is no server {which}");
         open.iter().for_each(Open::without_a_freeze);
         let mut longest = vec![(0, 0); open.len()];
-        for _ in 0..copies {
+        for number in 0..copies {
             for (open, longest) in open.iter().zip(&mut longest) {
-                let (took, gap) = open.copy_frozen();
+                let (took, gap) = open.copy_frozen(number % 2 == 1);
                 *longest = (took.max(longest.0), gap.max(longest.1));
             }
         }
@@ -74,6 +74,10 @@ impl Open {
             plain(&data),
             began.elapsed().as_secs()
         );
+        if kind == Kind::MariaDbUring {
+            // It would go on with threads of its own.
+            server.has_said("Using io_uring");
+        }
         Self {
             kind,
             copy: data.with_extension("copy"),
@@ -84,11 +88,15 @@ impl Open {
     }
 
     /// Freezes, copies, and audits; how long the copy took, and how long a client has waited.
-    fn copy_frozen(&self) -> (u128, u128) {
+    /// In a quiet one only the server's own threads are at work.
+    fn copy_frozen(&self, quiet: bool) -> (u128, u128) {
         self.office.progress();
         let before = self.office.done();
         self.office.forget_gaps();
         self.remove_copy();
+        if quiet {
+            self.office.leave_work();
+        }
         let began = Instant::now();
         let mut command = Command::new(COPY);
         let output = command
@@ -108,6 +116,7 @@ impl Open {
             !said.contains("ended with 17"),
             "a file was given another name: {said}"
         );
+        self.office.resume();
         self.office.progress();
         let gap = self.office.longest_gap().as_millis();
         let began = Instant::now();
@@ -205,13 +214,16 @@ impl Open {
     }
 }
 
-/// How each freeze began, and how the others ended.
+/// How each freeze began, who was held first, and how the others ended.
 fn summary(said: &str) -> String {
     let parts = said.lines().filter_map(|line| {
-        let line = line
-            .strip_prefix("premod: frozen: ")
-            .or(line.strip_prefix("copy-server: "))?;
-        Some(line.split(" (generation").next().unwrap_or(line))
+        let Some(line) = line.strip_prefix("premod: frozen: ") else {
+            return line.strip_prefix("copy-server: ").map(str::to_owned);
+        };
+        let took = line.split(" (generation").next().unwrap_or(line);
+        let held = line.split_once("held: ").map_or("nobody", |(_, held)| held);
+        let first = held.split(", for ").next().unwrap_or(held);
+        Some(format!("{took}; held: {first}"))
     });
     parts.collect::<Vec<_>>().join("; ")
 }
@@ -278,6 +290,14 @@ impl Running {
             .peekable();
         lines.peek()?;
         Some(lines.take(6).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn has_said(&self, words: &str) {
+        let log = fs::read_to_string(&self.log).expect("the log");
+        assert!(
+            log.contains(words),
+            "the server does not say {words}: {log}"
+        );
     }
 
     /// It must not have noticed anything.

@@ -4,7 +4,7 @@ use std::{
     fmt::Write,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
@@ -22,9 +22,9 @@ const TELLERS: usize = 3;
 /// Transfers that each of them makes between two copies at least.
 const BETWEEN: u64 = 3;
 /// Time for others between two transfers: two emulated CPUs have to do all this.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(60);
 /// Transfers of the first teller between two checkpoints.
-const CHECKPOINT: u64 = 25;
+const CHECKPOINT: u64 = 40;
 /// Accounts that are made by one statement.
 const AT_ONCE: u64 = 500;
 
@@ -39,6 +39,8 @@ struct Line {
 pub(crate) struct Office {
     lines: Arc<[Line; TELLERS]>,
     over: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
+    burst: Mutex<Client>,
     tellers: Vec<JoinHandle<()>>,
 }
 
@@ -50,18 +52,22 @@ impl Office {
         drop(client);
         let mut client = Client::start(&mut kind.client(sockets, "bank"));
         client.ask(&tables()).expect("the tables");
-        drop(client);
+        let burst = Mutex::new(client);
         let lines: Arc<[Line; TELLERS]> = Arc::default();
         let over = Arc::new(AtomicBool::new(false));
+        let paused = Arc::new(AtomicBool::new(false));
         let teller = |number: usize| {
             let client = Client::start(&mut kind.client(sockets, "bank"));
-            let (lines, over) = (Arc::clone(&lines), Arc::clone(&over));
-            thread::spawn(move || work(kind, client, number, &lines[number], &over))
+            let (lines, over, paused) =
+                (Arc::clone(&lines), Arc::clone(&over), Arc::clone(&paused));
+            thread::spawn(move || work(kind, client, number, &lines[number], &over, &paused))
         };
         let tellers = (0..TELLERS).map(teller).collect();
         Self {
             lines,
             over,
+            paused,
+            burst,
             tellers,
         }
     }
@@ -84,6 +90,18 @@ impl Office {
                 .zip(&before)
                 .all(|(done, before)| *done >= before + BETWEEN)
         });
+    }
+
+    /// Lets the tellers pause, with much that the server has still to write: only its own threads are at work then.
+    pub(crate) fn leave_work(&self) {
+        self.paused.store(true, SeqCst);
+        let mut client = self.burst.lock().expect("nobody has failed");
+        let change = "UPDATE account SET padding = concat(left(padding, 1), id + floor(balance)) WHERE id % 3 = 0;";
+        client.ask(change).expect("a client has seen an error");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.paused.store(false, SeqCst);
     }
 
     pub(crate) fn forget_gaps(&self) {
@@ -137,9 +155,20 @@ fn tables() -> String {
 }
 
 /// Moves money until it is over.
-fn work(kind: Kind, mut client: Client, number: usize, line: &Line, over: &AtomicBool) {
+fn work(
+    kind: Kind,
+    mut client: Client,
+    number: usize,
+    line: &Line,
+    over: &AtomicBool,
+    paused: &AtomicBool,
+) {
     let mut random = fastrand::Rng::with_seed(number as u64);
     while !over.load(SeqCst) {
+        if paused.load(SeqCst) {
+            thread::sleep(PACE);
+            continue;
+        }
         let began = Instant::now();
         let from = random.u64(0..ACCOUNTS);
         let to = (from + random.u64(1..ACCOUNTS)) % ACCOUNTS;
