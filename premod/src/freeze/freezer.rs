@@ -133,6 +133,7 @@ impl Freezer {
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
         self.flush(limit).await?;
+        self.hold_who_has_rings(limit).await?;
         // Before stores are kept out, so that nobody has to be stopped at one.
         self.hold_who_maps(limit).await?;
 
@@ -204,7 +205,7 @@ impl Freezer {
     }
 
     /// Whether any of the files looks so.
-    fn any(&mut self, looks: impl Fn(&Look) -> bool) -> Result<bool, Error> {
+    pub(super) fn any(&mut self, looks: impl Fn(&Look) -> bool) -> Result<bool, Error> {
         for target in &self.targets {
             if looks(&self.guards.look(target.as_fd())?) {
                 return Ok(true);
@@ -219,7 +220,11 @@ impl Freezer {
     }
 
     /// Who uses the files in these ways.
-    async fn users(&mut self, kinds: &[UseKind], limit: Instant) -> Result<Vec<User>, Error> {
+    pub(super) async fn users(
+        &mut self,
+        kinds: &[UseKind],
+        limit: Instant,
+    ) -> Result<Vec<User>, Error> {
         users(&mut self.guards, &self.inodes, kinds, limit)
             .await
             .map_err(|unknown| self.builder.unknown(&self.targets, unknown))

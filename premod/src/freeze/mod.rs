@@ -38,6 +38,7 @@ mod processes;
 mod ptrace;
 pub mod registry;
 pub mod report;
+mod rings;
 pub mod seizer;
 mod server;
 mod signals;

@@ -45,7 +45,7 @@ const POSTGRES_SETTINGS: [&str; 17] = [
     "autovacuum_analyze_threshold=20",
 ];
 
-const MARIADB_SETTINGS: [&str; 13] = [
+const MARIADB_SETTINGS: [&str; 12] = [
     "--no-defaults",
     "--skip-grant-tables",
     "--skip-networking",
@@ -53,7 +53,6 @@ const MARIADB_SETTINGS: [&str; 13] = [
     "--innodb-buffer-pool-size=6M",
     "--innodb-log-file-size=8M",
     "--innodb-max-dirty-pages-pct-lwm=0.001",
-    "--innodb-io-capacity=100",
     "--innodb-temp-data-file-path=ibtmp1:4M:autoextend",
     "--log-bin=bank-bin",
     "--sync-binlog=1",
@@ -160,6 +159,26 @@ impl Kind {
             "CHECKPOINT;"
         } else {
             "FLUSH LOCAL TABLES account;"
+        }
+    }
+
+    /// Lets dirty pages stay in memory.
+    pub(crate) fn write_later(self) -> &'static str {
+        if self == Self::Postgres {
+            ""
+        } else {
+            "SET GLOBAL innodb_idle_flush_pct = 0; SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0; \
+             SET GLOBAL innodb_max_dirty_pages_pct = 90;"
+        }
+    }
+
+    /// Has threads of the server's own write them. This itself writes nothing.
+    pub(crate) fn write_now(self) -> &'static str {
+        if self == Self::Postgres {
+            "CHECKPOINT;"
+        } else {
+            "SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0.001; SET GLOBAL innodb_max_dirty_pages_pct = 0; \
+             SET GLOBAL innodb_idle_flush_pct = 100;"
         }
     }
 

@@ -8,8 +8,9 @@ mod root;
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Instant,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 /// docs/examples/copy-server.sh, where `cargo xtask soak` puts it.
 const COPY: &str = "/usr/bin/copy-server";
 /// How often it is looked for a copy without a freeze that is broken.
-const TRIES: u32 = 2;
+const TRIES: u32 = 1;
 
 /// Runs all servers, or the one that is named, in each directory, and copies each of them again and again.
 pub(crate) fn run(which: &str, directories: &[PathBuf], copies: u32) {
@@ -95,22 +96,12 @@ impl Open {
         self.office.forget_gaps();
         self.remove_copy();
         if quiet {
-            self.office.leave_work();
+            self.office.leave_work(self.kind);
         }
         let began = Instant::now();
-        let mut command = Command::new(COPY);
-        let output = command
-            .args([&self.data, &self.copy])
-            .output()
-            .expect("the script");
+        let (status, said) = self.run_script(quiet);
         let took = began.elapsed().as_millis();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            output.status.success(),
-            "{}: {}: {said}",
-            plain(&self.data),
-            output.status
-        );
+        assert!(status.success(), "{}: {status}: {said}", plain(&self.data));
         println!("{}: {}", plain(&self.data), summary(&said));
         assert!(
             !said.contains("ended with 17"),
@@ -135,6 +126,26 @@ impl Open {
         self.office.compare(&before, &books);
         self.server.check();
         (took, gap)
+    }
+
+    /// Runs the script. In a quiet copy the server is told to write when the files are frozen.
+    fn run_script(&self, quiet: bool) -> (ExitStatus, String) {
+        let mut script = Command::new(COPY)
+            .args([&self.data, &self.copy])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the script");
+        let stderr = BufReader::new(script.stderr.take().expect("a pipe"));
+        let mut said = String::new();
+        for line in stderr.lines() {
+            let line = line.expect("stderr is UTF-8");
+            if quiet && line.starts_with("premod: frozen: ") {
+                self.office.order(self.kind.write_now());
+            }
+            said += &line;
+            said.push('\n');
+        }
+        (process::wait(&mut script), said)
     }
 
     /// Starts another server on the copy, looks at everything in it, and adds up.
@@ -217,6 +228,9 @@ impl Open {
 /// How each freeze began, who was held first, and how the others ended.
 fn summary(said: &str) -> String {
     let parts = said.lines().filter_map(|line| {
+        if let Some(line) = line.strip_prefix("premod: held: ") {
+            return Some(format!("then {line}"));
+        }
         let Some(line) = line.strip_prefix("premod: frozen: ") else {
             return line.strip_prefix("copy-server: ").map(str::to_owned);
         };

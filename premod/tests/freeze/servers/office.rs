@@ -92,12 +92,17 @@ impl Office {
         });
     }
 
-    /// Lets the tellers pause, with much that the server has still to write: only its own threads are at work then.
-    pub(crate) fn leave_work(&self) {
+    /// Lets the tellers pause, with much that the server has still to write.
+    pub(crate) fn leave_work(&self, kind: Kind) {
         self.paused.store(true, SeqCst);
-        let mut client = self.burst.lock().expect("nobody has failed");
         let change = "UPDATE account SET padding = concat(left(padding, 1), id + floor(balance)) WHERE id % 3 = 0;";
-        client.ask(change).expect("a client has seen an error");
+        self.order(&format!("{} {change}", kind.write_later()));
+    }
+
+    /// Gives an order; whoever gives it may have to wait.
+    pub(crate) fn order(&self, statements: &str) {
+        let mut client = self.burst.lock().expect("nobody has failed");
+        client.ask(statements).expect("no error");
     }
 
     pub(crate) fn resume(&self) {
