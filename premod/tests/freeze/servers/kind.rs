@@ -167,8 +167,7 @@ impl Kind {
         if self == Self::Postgres {
             ""
         } else {
-            "SET GLOBAL innodb_idle_flush_pct = 0; SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0; \
-             SET GLOBAL innodb_max_dirty_pages_pct = 90;"
+            "SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0; SET GLOBAL innodb_max_dirty_pages_pct = 90;"
         }
     }
 
@@ -177,8 +176,7 @@ impl Kind {
         if self == Self::Postgres {
             "CHECKPOINT;"
         } else {
-            "SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0.001; SET GLOBAL innodb_max_dirty_pages_pct = 0; \
-             SET GLOBAL innodb_idle_flush_pct = 100;"
+            "SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0.001; SET GLOBAL innodb_max_dirty_pages_pct = 0;"
         }
     }
 
