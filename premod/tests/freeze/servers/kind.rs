@@ -200,10 +200,14 @@ impl Kind {
             ],
             _ => &["[ERROR]", "IO Error", "signal 11", "signal 6"],
         };
-        // Who asks whether it has started yet is told so.
-        let starting = line.contains("the database system is starting up")
-            || line.contains("not yet accepting connections");
-        !starting && words.iter().any(|word| line.contains(word))
+        // Who asks whether it has started yet is told so; and who is at work when the server ends, that he has to stop.
+        let usual = [
+            "the database system is starting up",
+            "not yet accepting connections",
+            "terminating autovacuum process due to administrator command",
+        ];
+        let is_usual = usual.iter().any(|words| line.contains(words));
+        !is_usual && words.iter().any(|word| line.contains(word))
     }
 
     /// Looks at every page and every entry; what is wrong.
