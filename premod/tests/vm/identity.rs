@@ -23,7 +23,6 @@ tests! {
     Shared equal_inode_numbers_on_two_filesystems_are_told_apart,
     Shared a_btrfs_snapshot_is_told_apart_from_its_subvolume,
     Shared a_file_linked_into_the_directory_that_loses_its_old_name_belongs_to_it,
-    Shared a_name_that_was_not_known_counts_when_it_is_the_only_one,
     Shared a_write_after_a_deduplication_is_announced,
     Alone deleted_files_leave_nothing_in_the_kernel,
 }
@@ -235,26 +234,6 @@ fn a_file_linked_into_the_directory_that_loses_its_old_name_belongs_to_it(place:
         let events = trace.events();
         assert_eq!(events.len(), 1, "{events:?}");
         assert_eq!(events[0]["inode"], file.metadata().expect("fstat").ino());
-    })
-}
-
-fn a_name_that_was_not_known_counts_when_it_is_the_only_one(place: &Place) -> Check {
-    let (kept, lost) = (place.file("kept"), place.outside.join("lost"));
-    fs::write(&kept, "x").expect("a new file");
-    fs::hard_link(&kept, &lost).expect("link");
-    Box::new(move |trace| {
-        let change = |path| {
-            let file = File::options().write(true).open(path).expect("open");
-            file.write_all_at(b"y", 0).expect("pwrite");
-        };
-        // The kernel has forgotten the name inside, so that this may go unannounced; but not what follows.
-        drop_caches();
-        change(&lost);
-        rustix::fs::sync();
-        fs::remove_file(&lost).expect("unlink");
-        trace.events();
-        change(&kept);
-        assert_eq!(paths_of(&trace.events()), [kept.clone()]);
     })
 }
 
