@@ -18,8 +18,8 @@ use premod_common::{
 use self::search::search;
 use crate::{
     atomic::{compare_and_swap, exchange, or},
-    kernel::{Inode, Place, untyped},
-    maps::{Count, INODES, LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, count, setting},
+    kernel::{Inode, Place, peek_u32, untyped},
+    maps::{Count, INODES, LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, count, fact, setting},
     quiet,
 };
 
@@ -169,6 +169,7 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
                 && compare_and_swap(&raw mut (*entry).verdict, before.0, Verdict::BUSY.0);
         }
     }
+    let links = peek_u32(inode + u64::from(fact!(inode_i_nlink)));
     let mut epoch = SCOPE_EPOCH.get();
     let mut found = parents::find_out(inode, dentry, mount, epoch);
     if !holds(found, epoch) {
@@ -184,7 +185,10 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
             let word = &raw mut (*entry).verdict;
             write_volatile(&raw mut (*entry).mount, mount);
             let verdict = Verdict::new(epoch, found == Whereabouts::INSIDE.0).0;
-            let decided = found != Whereabouts::UNDECIDED.0;
+            // Another name than those in memory may be inside, and be the only one soon: no program sees names go.
+            let links = links | peek_u32(inode + u64::from(fact!(inode_i_nlink)));
+            let decided =
+                found == Whereabouts::INSIDE.0 || found != Whereabouts::UNDECIDED.0 && links <= 1;
             if !decided || !compare_and_swap(word, Verdict::BUSY.0, verdict) {
                 exchange(word, Verdict::OPEN.0);
             }

@@ -30,6 +30,9 @@ use crate::{
 ///
 /// `kills`: of these parts the sudden deaths of premod and its keeper only.
 ///
+/// `servers`: PostgreSQL and MariaDB (with and without io_uring) at work, whose data directories are copied under a
+/// freeze. No client may see an error, each copy has to start and to be whole.
+///
 /// `pause`: how long a writer stands still while a frozen file is copied.
 ///
 /// The numbers go to stdout. Fails when anything was not announced, or when premod's memory grew.
@@ -51,9 +54,18 @@ pub(crate) struct Options {
     /// Only this part; by default `changes` and `churn`
     #[arg(long)]
     part: Option<Part>,
-    /// How many freezes, copies and kills there are in the parts `freeze` and `pause`
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..))]
-    times: u32,
+    /// How many freezes, copies and kills there are in the parts `freeze` and `pause` (default: 50), or copies of each
+    /// server in the part `servers` (default: 5)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    times: Option<u32>,
+    /// Only this server in the part `servers`: postgres, mariadb, mariadb-uring
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "servers",
+        hide_default_value = true
+    )]
+    server: String,
     /// Add to the kernel's command line, `preempt=full` for instance
     #[arg(long, value_name = "ARGS")]
     append: Vec<String>,
@@ -72,6 +84,8 @@ enum Part {
     Freeze,
     /// However premod dies, nobody may stay stopped
     Kills,
+    /// Database servers must not notice that they are copied
+    Servers,
     /// What a freeze costs a writer
     Pause,
 }
@@ -80,12 +94,21 @@ enum Part {
 const MARGIN: Duration = Duration::from_secs(300);
 /// How long one of the `--times` may take with all that belongs to it.
 const EACH: Duration = Duration::from_secs(60);
+/// Servers in the part `servers`.
+const SERVERS: u32 = 3;
 
 impl Options {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut parts = setup::BPF_PARTS.to_vec();
         parts.extend([setup::Part::Qemu, setup::Part::Guest]);
         parts.extend(self.kernels.iter().cloned().map(setup::Part::Kernel));
+        let mut copied = Vec::new();
+        let mut memory = vm::MEMORY;
+        if let Some(Part::Servers) = self.part {
+            parts.push(setup::Part::Servers);
+            copied = setup::servers::copied();
+            memory = setup::servers::MEMORY;
+        }
         setup::ensure(&parts)?;
         let tests = [
             ("soak", "/usr/bin/premod-soak"),
@@ -101,6 +124,8 @@ impl Options {
             let vm = Vm {
                 filesystems: self.filesystems(),
                 programs: programs.clone(),
+                copied: copied.clone(),
+                memory,
                 append: self.append.clone(),
                 timeout: Some(self.duration() + MARGIN),
                 ..Vm::new(setup::kernel(series)?, self.command(seed))
@@ -126,12 +151,31 @@ impl Options {
 
     /// Whether premod freezes instead of tracing.
     fn freezes(&self) -> bool {
-        matches!(self.part, Some(Part::Freeze | Part::Kills | Part::Pause))
+        matches!(
+            self.part,
+            Some(Part::Freeze | Part::Kills | Part::Servers | Part::Pause)
+        )
+    }
+
+    fn times(&self) -> u32 {
+        let usual = if let Some(Part::Servers) = self.part {
+            5
+        } else {
+            50
+        };
+        self.times.unwrap_or(usual)
     }
 
     fn duration(&self) -> Duration {
         if self.freezes() {
-            EACH * self.times
+            let servers = matches!(self.part, Some(Part::Servers));
+            let more = if servers {
+                // Each of them has to be made first, on each filesystem.
+                SERVERS * self.filesystems().len() as u32
+            } else {
+                1
+            };
+            EACH * self.times() * more + if servers { EACH * more } else { Duration::ZERO }
         } else {
             Duration::from_secs(self.minutes * 60)
         }
@@ -139,7 +183,7 @@ impl Options {
 
     fn terms(&self, seed: u64) -> String {
         if self.freezes() {
-            format!("{} times", self.times)
+            format!("{} times", self.times())
         } else {
             format!("{} minutes, --seed {seed}", self.minutes)
         }
@@ -156,16 +200,18 @@ impl Options {
             let all: Vec<_> = filesystems.iter().map(directory).collect();
             all.join(" ")
         };
-        let freeze = |part, times| format!("premod-freeze {part} {times} {}", directories(part));
+        let freeze =
+            |part: &str, times| format!("premod-freeze {part} {times} {}", directories(part));
         match self.part {
             Some(Part::Freeze) => {
-                let parts = ["hammer", "databases", "kills"].map(|part| freeze(part, self.times));
+                let parts = ["hammer", "databases", "kills"].map(|part| freeze(part, self.times()));
                 // Each time is six freezes or more.
-                let ends = freeze("ends", (self.times / 5).max(2));
+                let ends = freeze("ends", (self.times() / 5).max(2));
                 return format!("{} && {ends}", parts.join(" && "));
             }
-            Some(Part::Kills) => return freeze("kills", self.times),
-            Some(Part::Pause) => return freeze("pause", self.times),
+            Some(Part::Kills) => return freeze("kills", self.times()),
+            Some(Part::Servers) => return freeze(&self.server, self.times()),
+            Some(Part::Pause) => return freeze("pause", self.times()),
             _ => {}
         }
         let mut command = format!("premod-soak --minutes {} --seed {seed}", self.minutes);

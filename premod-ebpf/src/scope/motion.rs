@@ -12,7 +12,7 @@
 
 use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
 
-use crate::latch::Latch;
+use crate::{directories::revalidates, latch::Latch};
 
 /// Dentries of the directories that are being renamed.
 #[map]
@@ -23,9 +23,13 @@ static ENDED: Latch = Latch::new();
 
 const EEXIST: i64 = 17;
 
-/// The directory with this dentry is about to be renamed.
+/// The directory with this dentry is about to be renamed. Where others rename directories, too, nothing is kept anyhow; and
+/// whoever serves a filesystem himself could make a rename last for as long as he likes.
 #[inline(always)]
 pub(crate) fn begins(dentry: u64) {
+    if revalidates(dentry) {
+        return;
+    }
     let known = MOVING.insert(dentry, 0, u64::from(BPF_NOEXIST)) == Err((-EEXIST) as _);
     // Without room its end is not known either.
     if !known {

@@ -66,6 +66,8 @@ fn fate(user: &User, settings: &Settings) -> &'static str {
         (MmapPolicy::Kill, _) if maps => "killed if it stores",
         (MmapPolicy::Report, _) if maps => "left alone; a store violates the freeze",
         (_, true) => "its writes fail",
+        // Its requests could not be repeated.
+        (_, false) if user.has_ring() => "held from the beginning",
         (_, false) => "held if it writes",
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant as TokioInstant, timeout_at},
 };
 
-use super::{guards::Guards, processes::comm};
+use super::{guards::Guards, processes::comm, rings::has_ring};
 use crate::error::Error;
 
 /// How a process uses a file.
@@ -51,6 +51,12 @@ impl User {
     #[must_use]
     pub fn maps(&self) -> bool {
         self.files.iter().any(|(_, access)| access.mapped)
+    }
+
+    /// Whether it may write by `io_uring`.
+    #[must_use]
+    pub fn has_ring(&self) -> bool {
+        has_ring(self.pid)
     }
 
     /// Its name for a sentence.

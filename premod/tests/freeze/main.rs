@@ -17,6 +17,7 @@ mod premod;
 mod process;
 mod queues;
 mod region;
+mod servers;
 mod size;
 mod sqlite;
 mod writer;
@@ -70,6 +71,9 @@ fn run(part: &str, count: u32, directories: &[PathBuf]) {
     match part {
         "hammer" => hammer::run(directories, board, count),
         "databases" => databases::run(directories, board, count),
+        "servers" | "postgres" | "mariadb" | "mariadb-uring" => {
+            servers::run(part, directories, count)
+        }
         "kills" => death::kills(directories, board, count),
         "ends" => death::ends(directories, board, count),
         "pause" => directories

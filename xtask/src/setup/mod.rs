@@ -5,6 +5,7 @@ pub(crate) mod apt;
 pub(crate) mod guest;
 pub(crate) mod kernels;
 pub(crate) mod qemu;
+pub(crate) mod servers;
 mod toolchain;
 
 use std::{
@@ -42,6 +43,8 @@ pub(crate) enum Part {
     Qemu,
     /// The guest's user space.
     Guest,
+    /// Database servers for the guest, which only one part of the soak needs.
+    Servers,
     /// The kernel of a series.
     Kernel(String),
 }
@@ -49,7 +52,7 @@ pub(crate) enum Part {
 /// What building premod needs.
 pub(crate) const BPF_PARTS: [Part; 2] = [Part::Compiler, Part::Linker];
 
-/// Everything.
+/// Everything that the tests need.
 pub(crate) fn all_parts() -> Vec<Part> {
     let mut parts = BPF_PARTS.to_vec();
     parts.extend([Part::Qemu, Part::Guest]);
@@ -64,6 +67,7 @@ impl fmt::Display for Part {
             Self::Linker => formatter.write_str("bpf-linker"),
             Self::Qemu => formatter.write_str("QEMU"),
             Self::Guest => formatter.write_str("the guest's tools"),
+            Self::Servers => formatter.write_str("database servers for the guest"),
             Self::Kernel(series) => write!(formatter, "kernel {series}"),
         }
     }
@@ -77,6 +81,7 @@ impl Part {
             Self::Linker => toolchain::linker(),
             Self::Qemu => qemu::version(),
             Self::Guest => guest::present().then(|| "unpacked".to_owned()),
+            Self::Servers => servers::present().then(|| "unpacked".to_owned()),
             Self::Kernel(series) => Kernel::cached(series).map(|kernel| kernel.release),
         }
     }
@@ -96,6 +101,7 @@ impl Part {
                 qemu::install(apts.host()?)
             }
             Self::Guest => guest::fetch(apts.guest()?),
+            Self::Servers => servers::fetch(apts.guest()?),
             Self::Kernel(series) => kernels::fetch(apts.guest()?, series),
         }
     }

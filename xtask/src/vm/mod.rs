@@ -23,10 +23,10 @@ use clap::Args;
 
 use self::{
     disk::Filesystem,
-    initramfs::Copied,
     session::{Outcome, Sink},
 };
 pub(crate) use self::{
+    initramfs::Copied,
     initramfs::at_home,
     machine::{Report, Vm},
 };
@@ -43,7 +43,7 @@ const UNREAD: u8 = 141;
 
 /// CPUs and megabytes of memory, unless told otherwise.
 const SMP: u32 = 2;
-const MEMORY: u32 = 1536;
+pub(crate) const MEMORY: u32 = 1536;
 
 /// Boots a kernel and runs COMMAND in it as root.
 ///
