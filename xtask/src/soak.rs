@@ -56,7 +56,7 @@ pub(crate) struct Options {
     part: Option<Part>,
     /// How many freezes, copies and kills there are in the parts `freeze` and `pause` (default: 50), or copies of each
     /// server in the part `servers` (default: 5)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     times: Option<u32>,
     /// Only this server in the part `servers`: postgres, mariadb, mariadb-uring
     #[arg(
@@ -167,15 +167,12 @@ impl Options {
     }
 
     fn duration(&self) -> Duration {
-        if self.freezes() {
-            let servers = matches!(self.part, Some(Part::Servers));
-            let more = if servers {
-                // Each of them has to be made first, on each filesystem.
-                SERVERS * self.filesystems().len() as u32
-            } else {
-                1
-            };
-            EACH * self.times() * more + if servers { EACH * more } else { Duration::ZERO }
+        if let Some(Part::Servers) = self.part {
+            // Each of them has to be made first, on each filesystem.
+            let servers = SERVERS * self.filesystems().len() as u32;
+            EACH * servers * (self.times() + 1)
+        } else if self.freezes() {
+            EACH * self.times()
         } else {
             Duration::from_secs(self.minutes * 60)
         }

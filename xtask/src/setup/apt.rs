@@ -203,6 +203,30 @@ impl PrivateApt {
         debs(&archives)
     }
 
+    /// Fetches `packages` with everything they depend on and unpacks them into `root`: but for those whose names begin with
+    /// one of `left_out`, and without what is below one of `pruned`.
+    pub(crate) fn unpack_into(
+        &self,
+        root: &Path,
+        packages: &[&str],
+        left_out: &[&str],
+        pruned: &[&str],
+    ) -> Result<()> {
+        for deb in self.download(packages)? {
+            let name = deb.file_name().unwrap_or_default().to_string_lossy();
+            if !left_out.iter().any(|prefix| name.starts_with(prefix)) {
+                unpack(&deb, root)?;
+            }
+        }
+        for pruned in pruned {
+            let path = root.join(pruned);
+            if path.exists() {
+                fs::remove_dir_all(&path).with_context(|| format!("rm -r {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the package files, which are not needed again.
     pub(crate) fn clean(&self) -> Result<()> {
         exec::output(self.command("apt-get").arg("clean")).map(drop)

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use premod_guest::HOME;
 
-use super::apt::{self, PrivateApt};
+use super::apt::PrivateApt;
 use crate::{exec, paths, vm::archive::Archive};
 
 /// What the guest has besides busybox.
@@ -116,18 +116,7 @@ pub(crate) fn fetch(apt: &PrivateApt) -> Result<String> {
     if parent.exists() {
         fs::remove_dir_all(&parent).with_context(|| format!("rm -r {}", parent.display()))?;
     }
-    for deb in apt.download(&PACKAGES)? {
-        let name = deb.file_name().unwrap_or_default().to_string_lossy();
-        if !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
-            apt::unpack(&deb, &root)?;
-        }
-    }
-    for pruned in PRUNED {
-        let path = root.join(pruned);
-        if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("rm -r {}", path.display()))?;
-        }
-    }
+    apt.unpack_into(&root, &PACKAGES, &LEFT_OUT, &PRUNED)?;
     let size = write_archive(&root)?;
     fs::write(parent.join("stamp"), wanted_stamp()).context("cannot write the guest's stamp")?;
     Ok(format!("{} MB", size >> 20))

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::apt::{self, PrivateApt};
+use super::apt::PrivateApt;
 use crate::{paths, vm::Copied};
 
 const PACKAGES: [&str; 4] = [
@@ -139,18 +139,7 @@ pub(crate) fn fetch(apt: &PrivateApt) -> Result<String> {
     // Packages of another part may still lie there.
     apt.clean()?;
     let root = root();
-    for deb in apt.download(&PACKAGES)? {
-        let name = deb.file_name().unwrap_or_default().to_string_lossy();
-        if !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)) {
-            apt::unpack(&deb, &root)?;
-        }
-    }
-    for pruned in PRUNED {
-        let path = root.join(pruned);
-        if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("rm -r {}", path.display()))?;
-        }
-    }
+    apt.unpack_into(&root, &PACKAGES, &LEFT_OUT, &PRUNED)?;
     prune_programs(&root)?;
     for libraries in ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
         name_as_linked(&root.join(libraries))?;
