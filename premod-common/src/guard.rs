@@ -377,6 +377,8 @@ pub const HELD_MAX: u32 = 16384;
 pub const NAMES_MAX: u32 = 1 << 18;
 /// Most tasks of CMD and what it has started. Those beyond are held like anybody else.
 pub const COMMANDS_MAX: u32 = 1 << 18;
+/// Most memories of several processes that can be noted.
+pub const SHARED_MAX: u32 = 1 << 16;
 /// Most modifiers in flight that can be noted.
 pub const IN_FLIGHT_MAX: u32 = 16384;
 

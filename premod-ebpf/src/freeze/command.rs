@@ -7,6 +7,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use crate::{
     maps::{COMMANDS, HELD, SEIZED, settings},
+    memory,
     running::Running,
 };
 
@@ -15,6 +16,7 @@ use crate::{
 #[lsm(hook = "task_alloc")]
 fn task_alloc(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(2);
+    let clone_flags: u64 = ctx.arg(1);
     let (parent, child) = (Running::now(), Running::of(ctx.arg(0)));
     if parent.process() == settings().own_pid || parent.is_of_command() {
         // One too many is held like anybody else.
@@ -23,6 +25,7 @@ fn task_alloc(ctx: LsmContext) -> i32 {
         // Of a task that had this memory before, and whose end was not noted.
         let _ = COMMANDS.remove(child.address());
     }
+    memory::task_is_made(parent, clone_flags);
     verdict
 }
 

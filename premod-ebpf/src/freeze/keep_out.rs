@@ -17,6 +17,7 @@ use crate::{
     interrupt,
     kernel::current_task,
     maps::{HELD, REFUSED, count, settings},
+    memory,
     running::Running,
     tell::tell,
 };
@@ -125,7 +126,7 @@ fn can_store(task: Running) -> bool {
     !task.is_in_fault_of_user()
         || !task.is_to_stop_or_die()
         || task.threads() > 1
-        || task.may_share()
+        || memory::is_shared(task)
 }
 
 /// Counts a store that is not kept out, and tells of it.

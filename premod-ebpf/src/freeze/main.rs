@@ -34,6 +34,7 @@ mod look;
 mod maintenance;
 mod mappings;
 mod maps;
+mod memory;
 mod names;
 mod running;
 mod seen;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use premod_common::{
     guard::{
         COMMANDS_MAX, GUARDED_MAX, GuardSettings, HELD_MAX, HeldProcess, IN_FLIGHT_MAX, InFlight,
-        Look, NAMES_MAX, Own, Switch, Tally,
+        Look, NAMES_MAX, Own, SHARED_MAX, Switch, Tally,
     },
     inode::InodeAddress,
 };
@@ -42,6 +42,11 @@ pub(crate) static SWITCH: Array<Switch> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static COMMANDS: HashMap<u64, u32> =
     HashMap::with_max_entries(COMMANDS_MAX, BPF_F_NO_PREALLOC);
+
+/// Memory that several processes have, or had, by the addresses of their `mm_struct`s ([`crate::memory`]).
+#[map]
+pub(crate) static SHARED: HashMap<u64, u32> =
+    HashMap::with_max_entries(SHARED_MAX, BPF_F_NO_PREALLOC);
 
 /// Names on the ways to the files, by the addresses of their dentries ([`crate::names`]).
 #[map]

@@ -158,13 +158,23 @@ impl Running {
     #[inline(always)]
     pub(crate) fn may_share(self) -> bool {
         let threads = self.threads();
-        // SAFETY: files and mm are pointers to a files_struct and a mm_struct, whose counters are ints.
-        unsafe {
+        // SAFETY: files is a pointer to a files_struct, whose counter is an int.
+        let holders: i32 = unsafe {
             let files: *const u8 = load!(self.0, task_struct_files);
+            load!(files, files_struct_count)
+        };
+        holders > threads || self.is_memory_held_by_others()
+    }
+
+    /// More hold its memory than its process has threads: other processes have it, or look into it.
+    #[inline(always)]
+    pub(crate) fn is_memory_held_by_others(self) -> bool {
+        // SAFETY: mm is a pointer to a mm_struct, whose counter is an int.
+        let holders: i32 = unsafe {
             let memory: *const u8 = load!(self.0, task_struct_mm);
-            load!(files, files_struct_count: i32) > threads
-                || load!(memory, mm_struct_mm_users: i32) > threads
-        }
+            load!(memory, mm_struct_mm_users)
+        };
+        holders > self.threads()
     }
 
     /// Its process does something when it gets SIGCONT.

@@ -167,6 +167,7 @@ pub(crate) struct Guards {
     guards: HashMap<MapData, InodeAddress, u32>,
     superblocks: HashMap<MapData, u64, u32>,
     names: HashMap<MapData, u64, u32>,
+    shared: HashMap<MapData, u64, u32>,
     protected: Arc<Mutex<Array<MapData, u64>>>,
     in_flight: HashMap<MapData, u32, InFlight>,
     awaited: HashMap<MapData, u32, u32>,
@@ -209,6 +210,7 @@ impl Guards {
             guards: take(&mut ebpf, "GUARDS")?,
             superblocks: take(&mut ebpf, "SUPERBLOCKS")?,
             names: take(&mut ebpf, "NAMES")?,
+            shared: take(&mut ebpf, "SHARED")?,
             protected: Arc::new(Mutex::new(take(&mut ebpf, "PROTECTED")?)),
             in_flight: take(&mut ebpf, "IN_FLIGHT")?,
             awaited: take(&mut ebpf, "AWAITED")?,
@@ -302,6 +304,13 @@ impl Guards {
         self.names
             .insert(dentry, 1, 0)
             .map_err(|error| Error::kernel("cannot watch the names on the files' paths", &error))
+    }
+
+    /// Notes that several processes have this memory, by the address of its `mm_struct`.
+    pub(crate) fn note_shared(&mut self, memory: u64) -> Result<(), Error> {
+        self.shared
+            .insert(memory, 1, 0)
+            .map_err(|error| Error::kernel("cannot note who shares memory", &error))
     }
 
     /// Makes a listing of who uses guarded inodes in this way: records of [`premod_common::guard::Use`].

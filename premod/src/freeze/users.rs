@@ -103,6 +103,9 @@ pub(crate) async fn users(
         let listing = guards.list_uses(kind)?;
         found.extend(heard(listing, deadline).await?);
     }
+    for memory in shared(&found) {
+        guards.note_shared(memory)?;
+    }
     found.retain(|found| found.pid != std::process::id());
     if let Some(stacked) = found
         .iter()
@@ -148,13 +151,21 @@ async fn heard(
     Ok(bytes.chunks(Use::SIZE).filter_map(Use::decode).collect())
 }
 
+/// The memories that several processes have.
+fn shared(uses: &[Use]) -> HashSet<u64> {
+    let mut of_memory: HashMap<u64, HashSet<u32>> = HashMap::new();
+    // A task without memory is ending.
+    for found in uses.iter().filter(|found| found.memory != 0) {
+        of_memory.entry(found.memory).or_default().insert(found.pid);
+    }
+    of_memory.retain(|_, processes| processes.len() > 1);
+    of_memory.into_keys().collect()
+}
+
 /// The processes behind the uses.
 fn gather(uses: &[Use], inodes: &[u64]) -> Vec<User> {
     let numbers: HashMap<u64, usize> = inodes.iter().copied().zip(0..).collect();
-    let mut of_memory: HashMap<u64, HashSet<u32>> = HashMap::new();
-    for found in uses {
-        of_memory.entry(found.memory).or_default().insert(found.pid);
-    }
+    let shared = shared(uses);
     let mut users: BTreeMap<u32, (Use, BTreeMap<usize, Access>)> = BTreeMap::new();
     for found in uses {
         let Some(&number) = numbers.get(&found.inode) else {
@@ -172,11 +183,7 @@ fn gather(uses: &[Use], inodes: &[u64]) -> Vec<User> {
         started: found.started,
         comm: comm(pid),
         threads: found.threads as usize,
-        // A task without memory is ending.
-        shares_memory: found.memory != 0
-            && of_memory
-                .get(&found.memory)
-                .is_some_and(|processes| processes.len() > 1),
+        shares_memory: shared.contains(&found.memory),
         files: files.into_iter().collect(),
     };
     users.into_iter().map(user).collect()

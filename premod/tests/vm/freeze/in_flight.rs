@@ -3,22 +3,18 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
-    os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::fs::FileExt,
-    },
+    os::unix::fs::FileExt,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
 };
 
 use rustix::{
-    mm::{MapFlags, ProtFlags},
     pipe::{SpliceFlags, splice},
     process::Signal,
 };
 
-use super::{premod::Freeze, process};
+use super::{nowhere::Nowhere, premod::Freeze, process};
 use crate::{harness::Place, tests, workload::clean_file};
 
 tests! {
@@ -146,78 +142,16 @@ pub(crate) fn splice_from_nothing(path: &Path) {
     assert_eq!(moved, Ok(1));
 }
 
-/// `write-from-nowhere FILE`: writes a page that is not there before stdin ends (userfaultfd).
+/// `write-from-nowhere FILE`: writes a page that is not there before stdin ends.
 pub(crate) fn write_from_nowhere(path: &Path) {
-    /// `struct uffdio_api` of linux/userfaultfd.h.
-    #[repr(C)]
-    struct Api {
-        api: u64,
-        features: u64,
-        ioctls: u64,
-    }
-    /// `struct uffdio_register`
-    #[repr(C)]
-    struct Register {
-        start: u64,
-        length: u64,
-        mode: u64,
-        ioctls: u64,
-    }
-    /// `struct uffdio_zeropage`
-    #[repr(C)]
-    struct ZeroPage {
-        start: u64,
-        length: u64,
-        mode: u64,
-        zeroed: i64,
-    }
-    const UFFDIO_API: u32 = 0xc018_aa3f;
-    const UFFDIO_REGISTER: u32 = 0xc020_aa00;
-    const UFFDIO_ZEROPAGE: u32 = 0xc020_aa04;
-    const PAGE: usize = 4096;
-    // SAFETY: a new descriptor.
-    let faults = unsafe {
-        let faults = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
-        assert!(faults >= 0, "{}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(faults as i32)
-    };
-    let ioctl = |request: u32, argument: *mut libc::c_void| {
-        // SAFETY: each request gets its own structure, which lives through the call.
-        let result = unsafe { libc::ioctl(faults.as_fd().as_raw_fd(), request as _, argument) };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    };
-    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-    // SAFETY: a new mapping at an address of the kernel's choice.
-    let page = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, protection, flags) };
-    let page = page.expect("memory");
-    let (start, length) = (page as u64, PAGE as u64);
-    let mut api = Api {
-        api: 0xaa,
-        features: 0,
-        ioctls: 0,
-    };
-    ioctl(UFFDIO_API, (&raw mut api).cast());
-    let mut register = Register {
-        start,
-        length,
-        mode: 1,
-        ioctls: 0,
-    };
-    ioctl(UFFDIO_REGISTER, (&raw mut register).cast());
+    let page = Nowhere::new();
+    let bytes = page.bytes();
     let file = open(path);
-    // SAFETY: the page is mapped for ever; nobody else has a reference to it.
-    let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(page.cast(), PAGE) };
     let writer = thread::spawn(move || {
         say_thread();
         file.write_all_at(bytes, 0).expect("pwrite");
     });
     let _ = std::io::stdin().lines().count();
-    let mut zero = ZeroPage {
-        start,
-        length,
-        mode: 0,
-        zeroed: 0,
-    };
-    ioctl(UFFDIO_ZEROPAGE, (&raw mut zero).cast());
+    page.come();
     writer.join().expect("the writer");
 }

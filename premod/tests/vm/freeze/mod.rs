@@ -5,7 +5,9 @@ mod commands;
 pub(crate) mod fuse;
 pub(crate) mod in_flight;
 pub(crate) mod let_go;
+mod memory;
 mod names;
+mod nowhere;
 mod parts;
 pub(crate) mod places;
 pub(crate) mod policies;
@@ -34,6 +36,7 @@ pub(crate) fn tests() -> Vec<Test> {
         policies::TESTS,
         in_flight::TESTS,
         users::TESTS,
+        memory::TESTS,
         names::TESTS,
         let_go::TESTS,
         unseen::TESTS,

@@ -15,6 +15,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    memory,
     policies::{actor, outcome, records, terminate},
     premod::Freeze,
     process,
@@ -30,19 +31,18 @@ tests! {
     Alone users_are_found_whatever_they_are_called,
     Alone users_behind_an_overlay_are_found,
     Alone a_process_whose_first_thread_has_ended_is_held_and_goes_on,
-    Alone processes_that_share_memory_are_stopped_beforehand,
     Alone a_process_that_two_freezes_hold_goes_on_after_both,
     Alone a_paused_control_group_is_not_waited_for,
 }
 
 /// A process that has a file mapped, and stores to it when it is told.
-struct Storer {
-    child: Child,
+pub(super) struct Storer {
+    pub(super) child: Child,
     path: PathBuf,
 }
 
 impl Storer {
-    fn start(program: &Path, how: &str, paths: &[&Path]) -> Self {
+    pub(super) fn start(program: &Path, how: &str, paths: &[&Path]) -> Self {
         let mut child = Command::new(program)
             // The task is called as the file is; this one has to be read as UTF-8.
             .arg0("premod-vm-test")
@@ -61,7 +61,7 @@ impl Storer {
     }
 
     /// Freezes the file by this name of it, tells the process to store, and expects it not to before the thaw.
-    fn must_not_store(mut self, file: &Path) {
+    pub(super) fn must_not_store(mut self, file: &Path) {
         let before = fs::read(&self.path).expect("read");
         let name = file.to_str().expect("a plain path");
         let mut freeze = Freeze::start(&[name, "--mmap", "hold"]);
@@ -88,7 +88,7 @@ impl Drop for Storer {
     }
 }
 
-fn clean(place: &Place, name: &str) -> PathBuf {
+pub(super) fn clean(place: &Place, name: &str) -> PathBuf {
     let path = place.file(name);
     clean_file(&path);
     path
@@ -153,12 +153,6 @@ fn a_process_whose_first_thread_has_ended_is_held_and_goes_on(place: &Place) {
     storer.must_not_store(&path);
 }
 
-fn processes_that_share_memory_are_stopped_beforehand(place: &Place) {
-    let path = clean(place, "data");
-    let own = fs::read_link("/proc/self/exe").expect("this program");
-    Storer::start(&own, "process", &[&path]).must_not_store(&path);
-}
-
 /// It has two files mapped, and each freeze relies on that it stands still.
 fn a_process_that_two_freezes_hold_goes_on_after_both(place: &Place) {
     let (one, other) = (clean(place, "one"), clean(place, "other"));
@@ -209,7 +203,8 @@ fn a_paused_control_group_is_not_waited_for(place: &Place) {
 }
 
 /// `store-beside HOW FILE...`: has the files mapped, and stores to the first when stdin ends, beside a first thread that
-/// waits (`thread`), or that has ended (`last`), or in another process with the same memory (`process`).
+/// waits (`thread`), or that has ended (`last`), or in another process with the same memory (`process`); or itself, beside such
+/// a process that it makes when it is told the first time (`late company`).
 pub(crate) fn store_beside(how: &str, paths: &[String]) {
     let map = |path: &String| {
         let file = File::options().read(true).write(true).open(path);
@@ -220,12 +215,13 @@ pub(crate) fn store_beside(how: &str, paths: &[String]) {
     };
     let mut mappings: Vec<Mapping> = paths.iter().map(map).collect();
     let mut store = move || {
-        println!("ready");
         while rustix::io::read(std::io::stdin(), &mut [0; 1]).is_ok_and(|count| count > 0) {}
         mappings[0].store(0, b'1');
     };
+    println!("ready");
     match how {
-        "process" => beside_in_a_process(store),
+        "process" => memory::beside_in_a_process(store),
+        "late company" => memory::with_late_company(store),
         "last" => {
             thread::spawn(move || {
                 // Not before the first thread has ended.
@@ -238,28 +234,4 @@ pub(crate) fn store_beside(how: &str, paths: &[String]) {
         }
         _ => thread::spawn(store).join().expect("the storing thread"),
     }
-}
-
-/// Runs it in a process that shares this one's memory, and waits for that.
-fn beside_in_a_process(store: impl FnMut()) {
-    extern "C" fn run<F: FnMut()>(store: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the closure that was passed below, whose owner waits.
-        unsafe { (*store.cast::<F>())() };
-        0
-    }
-    fn start<F: FnMut()>(mut store: F) {
-        const SIZE: usize = 1 << 18;
-        let mut stack = vec![0u128; SIZE / 16];
-        let flags = libc::CLONE_VM | libc::SIGCHLD;
-        let mut status = 0;
-        // SAFETY: the stack and the closure live until the child has ended.
-        unsafe {
-            let top = stack.as_mut_ptr().add(SIZE / 16).cast();
-            let child = libc::clone(run::<F>, top, flags, (&raw mut store).cast());
-            assert!(child > 0, "{}", std::io::Error::last_os_error());
-            assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
-        }
-        assert_eq!(status, 0, "the other process");
-    }
-    start(store);
 }
