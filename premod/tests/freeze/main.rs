@@ -72,7 +72,7 @@ fn run(part: &str, count: u32, directories: &[PathBuf]) {
         "hammer" => hammer::run(directories, board, count),
         "databases" => databases::run(directories, board, count),
         "servers" | "postgres" | "mariadb" | "mariadb-uring" => {
-            servers::run(part, directories, count)
+            servers::run(part, directories, count);
         }
         "kills" => death::kills(directories, board, count),
         "ends" => death::ends(directories, board, count),

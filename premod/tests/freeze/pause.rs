@@ -23,7 +23,7 @@ pub(crate) fn run(directory: &Path, board_path: &Path, freezes: u32) {
     let [file, copy]: [&str; 2] =
         [&file, &copy].map(|path: &PathBuf| path.to_str().expect("a plain path"));
     for (reflink, name) in [("always", "cp --reflink"), ("never", "cp, all bytes")] {
-        let mut pauses = vec![Vec::new(), Vec::new()];
+        let mut pauses = [Vec::new(), Vec::new()];
         for _ in 0..freezes {
             let _ = std::fs::remove_file(copy);
             crew.progress(20);

@@ -42,10 +42,10 @@ fn a_file_mounted_inside_is_inside_by_every_name(place: &Place) -> Check {
         fs::write(&outside, "y").expect("writing");
         for (source, target) in [&early, &late] {
             fs::write(source, "y").expect("writing");
-            assert_eq!(paths_of(&trace.events()), [source.clone()]);
+            assert_eq!(paths_of(&trace.events()), std::slice::from_ref(source));
             rustix::fs::sync();
             fs::write(target, "z").expect("writing");
-            assert_eq!(paths_of(&trace.events()), [target.clone()]);
+            assert_eq!(paths_of(&trace.events()), std::slice::from_ref(target));
             rustix::fs::sync();
         }
         drop((mount, later));
@@ -125,7 +125,7 @@ fn a_file_opened_by_its_handle_is_inside_until_its_name_is_known(place: &Place) 
     }
     let handles = [Handle::of(&inside), Handle::of(&outside)];
     Box::new(move |trace| {
-        let [mut by_handle, mut stranger] = handles.map(|handle| handle.open_without_a_name());
+        let [mut by_handle, mut stranger] = handles.map(Handle::open_without_a_name);
         for file in [&mut by_handle, &mut stranger] {
             file.write_all(b"x").expect("writing");
             let events = trace.events();

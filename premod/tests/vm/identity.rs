@@ -260,7 +260,7 @@ fn a_write_after_a_deduplication_is_announced(place: &Place) -> Check {
             dedupe(&source, &target, 0);
             assert_eq!(paths_of(&trace.events()), [""; 0].map(PathBuf::from));
             target.write_all_at(b"y", 5000 + round).expect("pwrite");
-            assert_eq!(paths_of(&trace.events()), [two.clone()]);
+            assert_eq!(paths_of(&trace.events()), std::slice::from_ref(&two));
             target.write_all_at(b"y", 5100 + round).expect("pwrite");
             target.sync_all().expect("fsync");
         }

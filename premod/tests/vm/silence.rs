@@ -131,7 +131,7 @@ fn end(child: &mut std::process::Child) {
 }
 
 fn after_loading_only_the_needed_capabilities_are_left(_: &Place) -> Check {
-    Box::new(|trace| only_the_needed_capabilities_are_left(trace))
+    Box::new(only_the_needed_capabilities_are_left)
 }
 
 fn only_the_needed_capabilities_are_left(trace: &mut Trace) {

@@ -106,6 +106,11 @@ fn clippy() -> Result<()> {
         "--exclude",
         "premod-ebpf",
         "--all-targets",
+        // What `--all-targets` leaves out, because it runs in the VM only.
+        "--test=vm",
+        "--test=freeze",
+        "--test=soak",
+        "--test=bench",
         "--",
         "-Dwarnings",
     ])

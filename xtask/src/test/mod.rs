@@ -98,11 +98,10 @@ impl Options {
         if self.host_only {
             return Ok(host::run(Which::All(filter), parts));
         }
-        let programs = build_for_vm(parts);
         if self.vm_only {
-            return self.run_in_vm(kernels, programs, parts);
+            return self.run_in_vm(kernels, parts);
         }
-        // Guests leave a part of two CPUs idle: the checks take that first.
+        // Guests leave a part of two CPUs idle, and so does the end of what is built for them: the checks take that.
         let which = match filter {
             Some(_) => Which::All(filter),
             None => Which::WithoutDeadlines,
@@ -112,7 +111,7 @@ impl Options {
                 be_nice();
                 host::run(which, parts)
             });
-            let there = self.run_in_vm(kernels, programs, parts);
+            let there = self.run_in_vm(kernels, parts);
             let mut rows = here
                 .join()
                 .map_err(|_| anyhow::anyhow!("what runs the checks on this machine panicked"))?;
@@ -135,13 +134,8 @@ impl Options {
     }
 
     /// Every kind of boot of these kernels, with all file systems.
-    fn run_in_vm(
-        &self,
-        kernels: &[String],
-        programs: Result<Vec<(PathBuf, String)>>,
-        parts: &Parts,
-    ) -> Result<Vec<Row>> {
-        let programs = match programs {
+    fn run_in_vm(&self, kernels: &[String], parts: &Parts) -> Result<Vec<Row>> {
+        let programs = match build_for_vm(parts) {
             Ok(programs) => programs,
             Err(error) => return Ok(vec![Row::failure(BUILD, format!("{error:#}"))]),
         };

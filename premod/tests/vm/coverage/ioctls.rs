@@ -40,7 +40,7 @@ fn only_on(filesystem: &str, place: &Place) -> Result<(), String> {
 pub(super) fn ioctl<T>(file: &File, request: u32, argument: &mut T) -> io::Result<()> {
     let argument: *mut T = argument;
     // SAFETY: the argument is the structure that the request asks for, and lives through the call.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), request as _, argument) };
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request.into(), argument) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -143,7 +143,10 @@ fn move_extents_by(
     let (file, donor_file) = (target.same(), donor.same());
     let block = target.file.metadata().expect("fstat").blksize();
     let fs_block = rustix::fs::fstatvfs(&file).expect("fstatvfs").f_bsize;
-    assert!(block >= fs_block && BLOCK % fs_block == 0, "{fs_block}");
+    assert!(
+        block >= fs_block && BLOCK.is_multiple_of(fs_block),
+        "{fs_block}"
+    );
     Ok(Change::of_all(vec![target, donor], &["ioctl"], move |n| {
         let start = writes::offset(n) / fs_block;
         let mut arguments = MoveExtent {

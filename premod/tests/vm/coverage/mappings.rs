@@ -127,9 +127,11 @@ impl Tracee {
         // SAFETY: the child makes a system call only, for ever.
         let child = unsafe { libc::fork() };
         assert!(child >= 0, "fork: {}", io::Error::last_os_error());
-        while child == 0 {
-            // SAFETY: no preconditions.
-            unsafe { libc::pause() };
+        if child == 0 {
+            loop {
+                // SAFETY: no preconditions.
+                unsafe { libc::pause() };
+            }
         }
         let none = null_mut::<u8>();
         // SAFETY: attaching to our own child.

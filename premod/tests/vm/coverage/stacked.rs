@@ -144,7 +144,7 @@ impl Loop {
         run("modprobe", &["loop"]);
         let control = File::open("/dev/loop-control").expect("/dev/loop-control");
         // SAFETY: takes no argument.
-        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE.into()) };
         let path = PathBuf::from(format!("/dev/loop{number}"));
         dax::wait_for(&path);
         let device = writes::reopen(&path, OFlags::empty());
@@ -158,7 +158,7 @@ impl Loop {
         };
         // SAFETY: the structure lives through the call.
         let result =
-            unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
+            unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE.into(), &raw const config) };
         assert_eq!(
             result,
             0,
@@ -173,7 +173,7 @@ impl Drop for Loop {
     fn drop(&mut self) {
         const LOOP_CLR_FD: u32 = 0x4c01;
         // SAFETY: takes no argument. If it fails, the device stays until the machine ends.
-        let _ = unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_CLR_FD as _) };
+        let _ = unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_CLR_FD.into()) };
     }
 }
 

@@ -79,7 +79,7 @@ impl Nowhere {
 
     fn ask<T>(&self, request: u32, argument: &mut T) {
         // SAFETY: each request gets its own structure, which lives through the call.
-        let result = unsafe { libc::ioctl(self.faults.as_raw_fd(), request as _, argument) };
+        let result = unsafe { libc::ioctl(self.faults.as_raw_fd(), request.into(), argument) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
 

@@ -86,6 +86,7 @@ fn a_parent_that_looks_for_stops_sees_nothing(place: &Place) {
     let path = clean(place, "data");
     as_a_rule(|| {
         let freeze = frozen(&path);
+        #[expect(clippy::zombie_processes, reason = "`heard_of` waits for it")]
         let child = writer(&path);
         process::wait_for("it is held", || process::is_stopped(child.id()));
         thread::sleep(WHILE / 4);
