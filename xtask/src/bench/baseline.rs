@@ -46,6 +46,14 @@ impl Baseline {
         })?))
     }
 
+    /// What was measured on a kernel.
+    pub(crate) fn of(&self, series: &str) -> Result<Measured> {
+        let measured = self.0.iter().find(|one| one.kernel == series);
+        measured.cloned().with_context(|| {
+            format!("bench/baseline.json has nothing about {series}: measure all of it first")
+        })
+    }
+
     /// Puts what was measured in the place of what was there for the same kernel.
     pub(crate) fn take(&mut self, measured: Measured) {
         match self.0.iter_mut().find(|one| one.kernel == measured.kernel) {
