@@ -123,6 +123,7 @@ pub(super) fn beside_in_a_process(mut store: impl FnMut()) {
 
 /// Runs it beside a process that shares this one's memory and waits for its end, which is made at the first input.
 pub(super) fn with_late_company(mut store: impl FnMut()) {
+    println!("ready");
     let mut told = [0; 7];
     std::io::stdin().read_exact(&mut told).expect("a word");
     let mut stack = Stack::new();

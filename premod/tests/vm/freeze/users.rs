@@ -214,11 +214,14 @@ pub(crate) fn store_beside(how: &str, paths: &[String]) {
         mapping
     };
     let mut mappings: Vec<Mapping> = paths.iter().map(map).collect();
+    let late = how == "late company";
     let mut store = move || {
+        if !late {
+            println!("ready");
+        }
         while rustix::io::read(std::io::stdin(), &mut [0; 1]).is_ok_and(|count| count > 0) {}
         mappings[0].store(0, b'1');
     };
-    println!("ready");
     match how {
         "process" => memory::beside_in_a_process(store),
         "late company" => memory::with_late_company(store),
