@@ -50,6 +50,7 @@ pub struct Facts {
     pub inode_i_generation: u32,
     pub inode_i_dentry_first: u32,
     pub inode_i_nlink: u32,
+    pub inode_i_rwsem: u32,
     pub address_space_host: u32,
     pub address_space_xa_flags: u32,
     pub super_block_s_dev: u32,

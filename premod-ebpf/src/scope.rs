@@ -5,6 +5,7 @@
 //! What could not be decided counts as below, and is not kept.
 
 pub(crate) mod motion;
+mod name;
 pub(crate) mod parents;
 pub(crate) mod search;
 
@@ -15,10 +16,13 @@ use premod_common::{
     inode::{TrackedInode, Verdict},
 };
 
-use self::search::search;
+use self::{
+    name::{first_name, is_only_name},
+    search::search,
+};
 use crate::{
     atomic::{compare_and_swap, exchange, or},
-    kernel::{Inode, Place, peek_u32, untyped},
+    kernel::{Inode, Place, peek, peek_u32, untyped},
     maps::{Count, INODES, LINKS_FOLLOWED, LINKS_SWITCHED, SCOPE_EPOCH, count, fact, setting},
     quiet,
 };
@@ -116,11 +120,12 @@ pub(crate) extern "C" fn is_outside_with_directory(inode: u64, dentry: u64, moun
     }
     // Before anything else: what changes from here on spoils it.
     let claimed = quiet::claim(inode);
+    let settled = motion::names_are_settled();
     let epoch = SCOPE_EPOCH.get();
     let found = parents::ask(inode, dentry, mount, epoch);
     let outside = found == Whereabouts::OUTSIDE.0 && holds(found, epoch);
     if claimed {
-        if outside {
+        if outside && settled {
             quiet::fill_outside(inode, mount, epoch);
         } else {
             quiet::fill_not(inode);
@@ -169,7 +174,8 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
                 && compare_and_swap(&raw mut (*entry).verdict, before.0, Verdict::BUSY.0);
         }
     }
-    let links = peek_u32(inode + u64::from(fact!(inode_i_nlink)));
+    // After the entry has become busy: a name that begins to change from here on makes void what is found.
+    let settled = motion::names_are_settled();
     let mut epoch = SCOPE_EPOCH.get();
     let mut found = parents::find_out(inode, dentry, mount, epoch);
     if !holds(found, epoch) {
@@ -185,14 +191,22 @@ extern "C" fn find_out(entry: *mut TrackedInode, inode: u64, dentry: u64, mount:
             let word = &raw mut (*entry).verdict;
             write_volatile(&raw mut (*entry).mount, mount);
             let verdict = Verdict::new(epoch, found == Whereabouts::INSIDE.0).0;
-            // Another name than those in memory may be inside, and be the only one soon: no program sees names go.
-            let links = links | peek_u32(inode + u64::from(fact!(inode_i_nlink)));
-            let decided =
-                found == Whereabouts::INSIDE.0 || found != Whereabouts::UNDECIDED.0 && links <= 1;
+            let decided = found == Whereabouts::INSIDE.0
+                || found != Whereabouts::UNDECIDED.0 && settled && stays(inode, dentry);
             if !decided || !compare_and_swap(word, Verdict::BUSY.0, verdict) {
                 exchange(word, Verdict::OPEN.0);
             }
         }
     }
     found
+}
+
+/// Whether a file that was found outside is so for as long as nobody gives it a name. Another name than those in memory may be
+/// inside, and be the only one soon.
+#[inline(always)]
+fn stays(inode: u64, dentry: u64) -> bool {
+    let links = peek_u32(inode + u64::from(fact!(inode_i_nlink)));
+    let named = dentry != 0 && peek(dentry + u64::from(fact!(dentry_d_inode))) == inode;
+    let name = if named { dentry } else { first_name(inode) };
+    links == 0 || name != 0 && is_only_name(name, inode)
 }

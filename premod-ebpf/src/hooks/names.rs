@@ -53,9 +53,53 @@ unsafe fn rename_begins(dentry: *const u8) {
     // SAFETY: the offsets are those of d_inode in struct dentry, and of i_mode in struct inode.
     unsafe {
         let inode: *const u8 = load!(dentry, dentry_d_inode);
-        if !inode.is_null() && load!(inode, inode_i_mode: u16) & S_IFMT == S_IFDIR {
-            motion::begins(dentry as u64);
+        if inode.is_null() {
+            return;
         }
+        if load!(inode, inode_i_mode: u16) & S_IFMT == S_IFDIR {
+            motion::begins(dentry as u64);
+        } else {
+            motion::name_begins(dentry as u64);
+            forget_verdict(Inode(inode));
+        }
+    }
+}
+
+/// `inode_link(struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)`, 6.1 to 7.x. Attached only when PATHs
+/// are traced. Called within `vfs_link`, before there is another link.
+#[lsm(hook = "inode_link")]
+fn lsm_inode_link(ctx: LsmContext) -> i32 {
+    // SAFETY: the first argument and the third are dentries.
+    unsafe { link_begins(ctx.arg(0), ctx.arg(2)) };
+    ctx.arg(3)
+}
+
+/// As [`lsm_inode_link`], where `bpf` is not among the active LSMs.
+#[inline(always)]
+fn link(arguments: &impl Arguments) {
+    // SAFETY: as above.
+    unsafe {
+        link_begins(
+            pointer!(arguments, 0, type_dentry),
+            pointer!(arguments, 2, type_dentry),
+        );
+    }
+}
+
+entries!("security_inode_link": fentry_inode_link, kprobe_inode_link => link);
+
+/// # Safety
+/// Both are a `struct dentry` that the verifier knows.
+#[inline(always)]
+unsafe fn link_begins(old: *const u8, new: *const u8) {
+    if old.is_null() || new.is_null() {
+        return;
+    }
+    motion::name_begins(new as u64);
+    // SAFETY: the offset is that of d_inode in struct dentry.
+    let inode: *const u8 = unsafe { load!(old, dentry_d_inode) };
+    if !inode.is_null() {
+        forget_verdict(Inode(inode));
     }
 }
 
@@ -118,6 +162,7 @@ fn renamed(ctx: &FExitContext) -> i32 {
 fn linked(ctx: &FExitContext) -> i32 {
     // SAFETY: the first argument is a dentry.
     unsafe { forget(ctx.arg(0)) };
+    motion::name_ended(ctx.arg(3));
     0
 }
 
@@ -156,6 +201,7 @@ unsafe fn forget(dentry: *const u8) {
             motion::ended(dentry as u64);
         } else {
             forget_verdict(Inode(inode));
+            motion::name_ended(dentry as u64);
         }
     }
 }

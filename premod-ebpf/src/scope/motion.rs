@@ -9,6 +9,9 @@
 //! that moves, which is in one rename at a time. A rename that is refused before anybody was told has no end, either. If an
 //! end is not seen, both counts differ until the same dentry is renamed again: for so long nothing is kept, and nothing is
 //! missed.
+//!
+//! Files get names in the same way, by a rename or a link: what was kept for the file is void from before that, and nothing is
+//! kept while some file's name is being made ([`names_are_settled`]). Others' verdicts have nothing to do with it.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
 
@@ -18,8 +21,14 @@ use crate::{directories::revalidates, latch::Latch};
 #[map]
 static MOVING: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 
+/// Names by which files are being renamed, or linked to.
+#[map]
+static NAMING: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
 static BEGUN: Latch = Latch::new();
 static ENDED: Latch = Latch::new();
+static NAMES_BEGUN: Latch = Latch::new();
+static NAMES_ENDED: Latch = Latch::new();
 
 const EEXIST: i64 = 17;
 
@@ -30,11 +39,39 @@ pub(crate) fn begins(dentry: u64) {
     if revalidates(dentry) {
         return;
     }
-    let known = MOVING.insert(dentry, 0, u64::from(BPF_NOEXIST)) == Err((-EEXIST) as _);
     // Without room its end is not known either.
-    if !known {
+    if !is_noted(&MOVING, dentry) {
         BEGUN.increase();
     }
+}
+
+/// A file is about to be renamed from this name, or to be given it.
+#[inline(always)]
+pub(crate) fn name_begins(dentry: u64) {
+    if !revalidates(dentry) && !is_noted(&NAMING, dentry) {
+        NAMES_BEGUN.increase();
+    }
+}
+
+/// The file has been given its name, or was not. What was known of it before is void already.
+#[inline(always)]
+pub(crate) fn name_ended(dentry: u64) {
+    if NAMING.remove(dentry).is_ok() {
+        NAMES_ENDED.increase();
+    }
+}
+
+/// Whether no file is being given a name: what is found out from here on may be kept, unless it is made void.
+#[inline(always)]
+pub(super) fn names_are_settled() -> bool {
+    let ended = NAMES_ENDED.get();
+    NAMES_BEGUN.get() == ended
+}
+
+/// Notes the dentry; whether it was noted before.
+#[inline(always)]
+fn is_noted(map: &HashMap<u64, u32>, dentry: u64) -> bool {
+    map.insert(dentry, 0, u64::from(BPF_NOEXIST)) == Err((-EEXIST) as _)
 }
 
 /// The directory with this dentry has been renamed, or was not. What was known before is void already.

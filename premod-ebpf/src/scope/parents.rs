@@ -30,7 +30,7 @@ use premod_common::{
     watched::{NAMES_BELOW, kind_of},
 };
 
-use super::{Whereabouts, holds, motion, search::search};
+use super::{Whereabouts, holds, motion, name::is_only_name, search::search};
 use crate::{
     atomic::{compare_and_swap, exchange},
     directories::revalidates,
@@ -157,10 +157,7 @@ fn of(inode: InodeAddress, dentry: u64, mount: u64, epoch: u64) -> Directory {
     let renames = motion::begun();
     let mounts = changes_of_namespace(mount);
     let parent = peek(dentry + u64::from(fact!(dentry_d_parent)));
-    let plain = peek(dentry + u64::from(fact!(dentry_d_inode))) == inode
-        && peek_u32(inode + u64::from(fact!(inode_i_nlink))) == 1
-        && peek(dentry + u64::from(fact!(dentry_d_hash_pprev))) != 0;
-    if !plain || parent == dentry || mounts == UNMOUNTED || mounts == 0 {
+    if !is_only_name(dentry, inode) || parent == dentry || mounts == UNMOUNTED || mounts == 0 {
         return NONE;
     }
     // SAFETY: a shared reference into a map value; the kernel may change it, but it is a plain number.

@@ -23,7 +23,7 @@ use premod_common::{
     watched::{NAMES_BELOW, Watched, kind_of},
 };
 
-use super::Whereabouts;
+use super::{Whereabouts, name::is_directory_held};
 use crate::{
     directories::{DCACHE_OP_REVALIDATE, flags_of},
     kernel::{is_unhashed, read, read_u32},
@@ -101,10 +101,13 @@ pub(super) extern "C" fn search(inode: u64, dentry: u64, mount: u64) -> u64 {
 #[inline(always)]
 fn begin(search: &mut Search, inode: u64, dentry: u64, mount: u64) {
     let links = read_u32(inode + u64::from(fact!(inode_i_nlink)));
+    // It may be about to lose this name, and has one link less already.
+    let going = dentry != 0 && is_directory_held(dentry);
     // A name that the file has lost says nothing, as long as it has others.
     let lost = links != 0 && dentry != 0 && is_unhashed(dentry);
     // Other names matter if there are any, and if this is none: overlayfs gives a dentry of its own.
     let named = dentry != 0
+        && !going
         && !lost
         && read(dentry + u64::from(fact!(dentry_d_inode))) == inode
         && read(dentry + u64::from(fact!(dentry_d_parent))) != dentry;

@@ -207,6 +207,16 @@ fn moved(_ctx: FExitContext) -> i32 {
     hold(Gap::Moved)
 }
 
+#[fexit(function = "d_instantiate")]
+fn linked(_ctx: FExitContext) -> i32 {
+    hold(Gap::Linked)
+}
+
+#[fentry(function = "d_delete")]
+fn unlinking(_ctx: FEntryContext) -> i32 {
+    hold(Gap::Unlinking)
+}
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

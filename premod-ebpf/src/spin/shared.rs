@@ -30,6 +30,10 @@ pub(crate) enum Gap {
     Moving = 12,
     /// A rename has moved it, and has not returned.
     Moved = 13,
+    /// A link has given the file its new name, and has not returned.
+    Linked = 14,
+    /// An unlink has taken one from the number of links, and the name is still in memory.
+    Unlinking = 15,
 }
 
 /// Whom to hold, and where. Written by user space.

@@ -89,6 +89,7 @@ const LONG_WRITES: &str = "writes during which their file becomes clean";
 const TRUNCATES: &str = "truncates";
 const FREEZING: &str = "freezing";
 const CALLS: &str = "freezing; a rename over another file is announced for both, and so are deduplication and btrfs's defragmentation";
+const LINKS: &str = "files that lose their only name outside of the traced directories";
 const RENAMES: &str = "files renamed into a traced directory";
 
 /// A member of a kernel structure whose offset is needed.
@@ -149,6 +150,8 @@ const OFFSETS: &[Offset] = &[
     offset!(inode, "i_generation", inode_i_generation, IDENTITY),
     offset!(inode, "i_dentry.first", inode_i_dentry_first, PATHS),
     offset!(inode, "i_nlink", inode_i_nlink, STATE),
+    // A kernel with PREEMPT_RT counts elsewhere.
+    offset!(inode, "i_rwsem" at "i_rwsem.count.counter|i_rwsem.rwbase.readers.counter", inode_i_rwsem, LINKS),
     offset!(address_space, "host", address_space_host, STATE),
     offset!(
         address_space,

@@ -26,13 +26,25 @@ pub const HOOKS: &[Hook] = &[
         when: When::Always,
     },
     Hook {
-        sees: "renames of directories that begin",
+        sees: "renames that begin",
         ways: &[
             lsm("inode_rename", "lsm_inode_rename"),
             kprobe("security_inode_rename", "kprobe_inode_rename"),
             fentry("security_inode_rename", "fentry_inode_rename"),
         ],
-        cost: "new files below a directory that is being renamed into a traced one would be missed until it has been",
+        cost: "files that are being renamed into a traced directory, or new ones below such a directory, would be missed until they have been",
+        essential: true,
+        decides: true,
+        when: When::Scoped,
+    },
+    Hook {
+        sees: "hard links that begin",
+        ways: &[
+            lsm("inode_link", "lsm_inode_link"),
+            kprobe("security_inode_link", "kprobe_inode_link"),
+            fentry("security_inode_link", "fentry_inode_link"),
+        ],
+        cost: "changes of files that are being linked into a traced directory would be missed until they have been",
         essential: true,
         decides: true,
         when: When::Scoped,

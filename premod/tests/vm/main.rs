@@ -21,6 +21,7 @@ mod jobs;
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod maps;
 mod names;
+mod naming;
 mod neighbours;
 mod paths;
 mod privileges;
@@ -46,6 +47,7 @@ fn tests() -> Vec<Test> {
         verifier::TESTS,
         aliases::TESTS,
         names::TESTS,
+        naming::TESTS,
         neighbours::TESTS,
         directories::TESTS,
         excluded::TESTS,

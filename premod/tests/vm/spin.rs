@@ -73,6 +73,8 @@ const fn programs(gap: Gap) -> &'static [(&'static str, &'static str)] {
         Gap::Noting => &[("noting", "htab_map_update_elem")],
         Gap::Moving => &[("moving", "d_move")],
         Gap::Moved => &[("moved", "d_move")],
+        Gap::Linked => &[("linked", "d_instantiate")],
+        Gap::Unlinking => &[("unlinking", "d_delete")],
     }
 }
 
