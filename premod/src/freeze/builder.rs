@@ -11,16 +11,13 @@ use premod_common::guard::{GuardSettings, MmapPolicy, Mode, UseKind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    flush::Flusher,
+    files::{flush::Flusher, kernel_use::UsedByKernel, names::Names, target::Target},
     freezer::Freezer,
-    guards::Guards,
-    keeper::{Keeper, recover},
-    kernel_use::UsedByKernel,
-    names::Names,
-    namespaces,
-    pins::Pins,
-    processes::can_be_compared,
-    target::Target,
+    guards::{Guards, namespaces, pins::Pins},
+    hold::{
+        keeper::{Keeper, recover},
+        processes::can_be_compared,
+    },
     users::{self, Unknown, User},
 };
 use crate::{

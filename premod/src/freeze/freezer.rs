@@ -16,15 +16,18 @@ use tokio::io::unix::AsyncFd;
 use super::{
     builder::FreezerBuilder,
     drain::{self, Stuck},
-    flush::{Flushed, Flusher},
-    guards::Guards,
+    files::{
+        flush::{Flushed, Flusher},
+        names::Names,
+        target::Target,
+    },
+    guards::{Guards, pins::Pins},
     happened::{Frozen, Happened, Terms, Thawed},
-    keeper::{Keeper, Recovered},
-    names::Names,
-    others::Others,
-    pins::Pins,
-    stop,
-    target::Target,
+    hold::{
+        keeper::{Keeper, Recovered},
+        others::Others,
+        stop,
+    },
     users::{User, users},
 };
 use crate::{error::Error, events};

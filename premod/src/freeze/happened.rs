@@ -2,7 +2,7 @@
 
 use premod_common::guard::{GuardRecord, MmapPolicy, Mode, Tally};
 
-use super::keeper::Recovered;
+use super::hold::keeper::Recovered;
 use crate::events;
 
 /// How writers are kept out.

@@ -9,51 +9,37 @@
 //!        thaw        everybody passes, and whoever was stopped is continued
 //! ```
 //!
-//! `guards` is the kernel side, [`keeper`] the process that continues what was stopped when premod cannot.
-//! The [`registry`] keeps two sets from freezing the same file, and knows which set a file belongs to; through
-//! [`control`] others ask a set how it does and tell it to thaw; what it answers is a [`report::SetReport`],
-//! made by its [`account`].
+//! ```text
+//! builder, freezer, drain, listening, happened    the freeze itself, from its beginning to the thaw
+//! files     what is frozen: targets, the names that lead to them, flushing
+//! users     who uses the files, asked of the kernel
+//! guards    the kernel side: programs, maps, the switch, where they are pinned
+//! hold      processes that stand still: the keeper, which lets them go whatever becomes of premod, and its seizer
+//! claims    the registry, which keeps two sets from freezing the same file, and control, through which others ask a set
+//!           how it does and tell it to thaw
+//! report    what a set answers, and the account that makes it
+//! ```
 
-pub mod account;
 mod builder;
-pub mod control;
+mod claims;
 mod drain;
-mod ended;
-mod file_id;
-mod flush;
+mod files;
 mod freezer;
-pub(crate) mod guards;
+mod guards;
 mod happened;
-pub mod keeper;
-mod keeping;
-mod kernel_use;
-mod links;
+mod hold;
 mod listening;
-mod lock;
-mod names;
-mod namespaces;
-mod others;
-mod pins;
 mod private;
-mod processes;
-mod ptrace;
-pub mod registry;
 pub mod report;
-mod rings;
-pub mod seizer;
-mod server;
-mod signals;
-mod skips;
-mod spelling;
-mod stop;
-mod target;
 #[cfg(test)]
 pub(crate) mod tests;
 mod users;
 
 pub use builder::FreezerBuilder;
+pub use claims::{control, registry};
+pub use files::target::Target;
 pub use freezer::Freezer;
 pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};
-pub use keeping::run as keep;
-pub use target::Target;
+pub use hold::{keeper, keeping::run as keep, seizer};
+pub use report::account;
 pub use users::{Access, User};

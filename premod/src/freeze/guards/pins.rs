@@ -17,8 +17,10 @@ use std::{
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
-use super::{private, processes::started};
-use crate::error::Error;
+use crate::{
+    error::Error,
+    freeze::{hold::processes::started, private},
+};
 
 /// Where the BPF filesystem is mounted.
 const BPFFS: &str = "/sys/fs/bpf";

@@ -7,18 +7,17 @@ use jiff::Timestamp;
 use premod_common::guard::{GuardRecord, HeldProcess, Tally};
 
 use super::{
-    freezer::Freezer,
-    happened::{Violation, Why},
-    keeper::name,
-    report::{
-        Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, SetType, State,
-        Violation as Told, Violations,
-    },
-    target::Target,
+    Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, SetType, State,
+    Violation as Told, Violations,
 };
 use crate::{
     errno::Errno,
     events::{Clocks, Device, MonotonicNs, Op, Pid, Tid},
+    freeze::{
+        Freezer, Target,
+        happened::{Violation, Why},
+        hold::keeper::name,
+    },
 };
 
 /// The account of one freeze.

@@ -23,17 +23,20 @@ use rustix::{
 use tokio::task::yield_now;
 
 use super::{
-    guards::Controls,
-    namespaces,
     others::Others,
-    pins::{self, Pins},
     processes::{TICK, started},
     seizer::Outcome,
-    users::User,
 };
 use crate::{
     error::Error,
     events::{self, Pid},
+    freeze::{
+        guards::{
+            Controls, namespaces,
+            pins::{self, Pins},
+        },
+        users::User,
+    },
 };
 
 /// How often the keeper looks at the deadline, and whether premod lives.

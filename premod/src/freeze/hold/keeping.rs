@@ -16,16 +16,20 @@ use premod_common::{
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
-    guards::Controls,
     keeper::{Recovered, answer, release},
     others::Others,
-    pins,
     processes::{TICK, comm, companions, is_stopped_by_signal, started},
     seizer::{Order, Outcome, Seizer},
     stop,
-    users::User,
 };
-use crate::{error::Error, events};
+use crate::{
+    error::Error,
+    events,
+    freeze::{
+        guards::{Controls, pins},
+        users::User,
+    },
+};
 
 /// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {
