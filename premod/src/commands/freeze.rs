@@ -101,13 +101,13 @@ pub async fn run(settings: Settings) -> Result<u8> {
         .mmap(settings.mmap)
         .timeout(settings.timeout);
     let builder = match settings.deny {
-        Some(errno) => builder.deny(errno.0),
+        Some(errno) => builder.deny(errno),
         None => builder,
     };
     let targets = builder.targets()?;
     if settings.dry_run {
         let users = builder.users(&targets).await?;
-        return plan::show_plan(&users, &targets, &settings);
+        return plan::show_plan(&users, &targets, &builder.terms(), settings.json);
     }
     if targets.len() > GUARDED_MAX as usize {
         return Err(Error::TooManyToFreeze {

@@ -14,6 +14,7 @@ use super::{
     files::{flush::Flusher, kernel_use::UsedByKernel, names::Names, target::Target},
     freezer::Freezer,
     guards::{Guards, namespaces, pins::Pins},
+    happened::Terms,
     hold::{
         keeper::{Keeper, recover},
         processes::can_be_compared,
@@ -21,6 +22,7 @@ use super::{
     users::{self, Unknown, User},
 };
 use crate::{
+    errno::Errno,
     error::Error,
     kernel::{
         btf::Btf,
@@ -37,7 +39,7 @@ use crate::{
 pub struct FreezerBuilder {
     pub(super) paths: Vec<PathBuf>,
     pub(super) mode: Mode,
-    pub(super) errno: u32,
+    pub(super) errno: Errno,
     pub(super) mmap: MmapPolicy,
     pub(super) timeout: Duration,
 }
@@ -50,9 +52,9 @@ impl FreezerBuilder {
         self
     }
 
-    /// System calls that would modify fail with this errno (1 to 4095), instead of waiting.
+    /// System calls that would modify fail with this errno, instead of waiting.
     #[must_use]
-    pub fn deny(mut self, errno: u32) -> Self {
+    pub fn deny(mut self, errno: Errno) -> Self {
         self.mode = Mode::Deny;
         self.errno = errno;
         self
@@ -70,6 +72,16 @@ impl FreezerBuilder {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// How writers are kept out.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            mode: self.mode,
+            errno: (self.mode == Mode::Deny).then_some(self.errno),
+            mmap: self.mmap,
+        }
     }
 
     /// Opens the files, and refuses those about which nothing could be promised.
@@ -136,8 +148,8 @@ impl FreezerBuilder {
             nonce: 0,
             mode: self.mode as u32,
             mmap: self.mmap as u32,
-            errno: self.errno,
-            verdict: -self.errno.cast_signed(),
+            errno: self.errno.0,
+            verdict: -self.errno.0.cast_signed(),
             own_pid: std::process::id(),
             padding: 0,
         }

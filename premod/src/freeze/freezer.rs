@@ -30,7 +30,7 @@ use super::{
     },
     users::{User, users},
 };
-use crate::{error::Error, events};
+use crate::{errno::Errno, error::Error, events};
 
 /// How often the files are flushed again because somebody has modified one meanwhile.
 const ROUNDS: u32 = 64;
@@ -67,7 +67,7 @@ impl Freezer {
         FreezerBuilder {
             paths: Vec::new(),
             mode: Mode::Hold,
-            errno: libc::EBUSY as u32,
+            errno: Errno(libc::EBUSY as u32),
             mmap: MmapPolicy::Stop,
             timeout: Duration::from_secs(60),
         }
@@ -76,11 +76,7 @@ impl Freezer {
     /// How writers are kept out.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        Terms {
-            mode: self.builder.mode,
-            errno: (self.builder.mode == Mode::Deny).then_some(self.builder.errno),
-            mmap: self.builder.mmap,
-        }
+        self.builder.terms()
     }
 
     /// The kernel's addresses of the files, by which records name them.
@@ -242,7 +238,7 @@ impl Freezer {
         loop {
             let mut users = self.users(&[UseKind::Mapped], limit).await?;
             users.retain(|user| {
-                (user.has_company() || self.builder.mmap == MmapPolicy::Stop)
+                user.is_held_for_its_mapping(self.builder.mmap)
                     && asked.insert((user.pid, user.started))
             });
             if users.is_empty() {

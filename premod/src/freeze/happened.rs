@@ -3,7 +3,7 @@
 use premod_common::guard::{GuardRecord, MmapPolicy, Mode, Tally};
 
 use super::hold::keeper::Recovered;
-use crate::events;
+use crate::{errno::Errno, events};
 
 /// How writers are kept out.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ pub struct Terms {
     /// What happens to whoever wants to modify by a system call.
     pub mode: Mode,
     /// The errno that it gets, if it is denied.
-    pub errno: Option<u32>,
+    pub errno: Option<Errno>,
     /// What happens to stores through mappings.
     pub mmap: MmapPolicy,
 }

@@ -42,4 +42,4 @@ pub use freezer::Freezer;
 pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};
 pub use hold::{keeper, keeping::run as keep, seizer};
 pub use report::account;
-pub use users::{Access, User};
+pub use users::{Access, Fate, User};

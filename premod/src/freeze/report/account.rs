@@ -11,7 +11,6 @@ use super::{
     Violation as Told, Violations,
 };
 use crate::{
-    errno::Errno,
     events::{Clocks, Device, MonotonicNs, Op, Pid, Tid},
     freeze::{
         Freezer, Target,
@@ -153,7 +152,7 @@ impl Account {
                 State::Freezing
             },
             mode: terms.mode,
-            errno: terms.errno.map(|errno| Errno(errno).to_string()),
+            errno: terms.errno.map(|errno| errno.to_string()),
             mmap: terms.mmap,
             began: self.began,
             deadline_mono_ns: MonotonicNs(deadline),

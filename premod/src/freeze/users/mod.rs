@@ -3,6 +3,7 @@
 //! The kernel is asked, by inode (`premod-ebpf/src/freeze/users.rs`): through overlayfs the same file is another one for
 //! whoever looks at it by name.
 
+mod fate;
 mod rings;
 
 use std::{
@@ -19,6 +20,7 @@ use tokio::{
     time::{Instant as TokioInstant, timeout_at},
 };
 
+pub use self::fate::Fate;
 use self::rings::has_ring;
 use crate::{
     error::Error,
