@@ -36,7 +36,7 @@ pub(crate) mod tests;
 mod users;
 
 pub use builder::FreezerBuilder;
-pub use claims::{control, registry};
+pub use claims::{control, registry, thaw};
 pub use files::target::Target;
 pub use freezer::Freezer;
 pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};

@@ -7,3 +7,4 @@ mod links;
 mod lock;
 pub mod registry;
 mod server;
+pub mod thaw;
