@@ -1,16 +1,21 @@
 //! Freezing files: their bytes do not change until they are thawed, and writers hardly notice.
 //!
-//! One running `premod freeze` holds one *set* of files.
+//! One process freezes one *set* of files at a time.
 //!
 //! ```text
-//! Freezer::prepare   programs hang, everybody passes
-//! Freezer::close     modifiers are kept out; those in flight land; the files are flushed and verified
-//!        next        who is held, and whatever goes wrong
-//!        thaw        everybody passes, and whoever was stopped is continued
+//! FreezerBuilder::prepare   the files are claimed, programs hang, everybody passes
+//! Freezer::close            modifiers are kept out; those in flight land; the files are flushed and verified
+//!          next             who is held, and whatever goes wrong; others' questions are answered
+//!          thaw             everybody passes, and whoever was stopped is continued
 //! ```
 //!
+//! What lies where:
+//!
 //! ```text
-//! builder, freezer, drain, listening, happened    the freeze itself, from its beginning to the thaw
+//! builder   what is to be frozen, and how
+//! freezer   the engine: what happens from the beginning to the end, which is thawed
+//! gate      the algorithm by which files become frozen, with drain, the wait for those that are modifying one
+//! events    what happens meanwhile, typed and decoded
 //! files     what is frozen: targets, the names that lead to them, flushing
 //! users     who uses the files, asked of the kernel
 //! guards    the kernel side: programs, maps, the switch, where they are pinned
@@ -23,23 +28,25 @@
 mod builder;
 mod claims;
 mod drain;
+mod events;
 mod files;
 mod freezer;
+mod gate;
 mod guards;
-mod happened;
 mod hold;
-mod listening;
 mod private;
 pub mod report;
 #[cfg(test)]
 pub(crate) mod tests;
+mod thawed;
 mod users;
 
-pub use builder::FreezerBuilder;
+pub use builder::{FreezerBuilder, Terms, Until};
 pub use claims::{control, registry, thaw};
+pub use events::{Event, How, KeptOut, Over, Task, Violation, Why};
 pub use files::target::Target;
 pub use freezer::Freezer;
-pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};
+pub use gate::Frozen;
 pub use hold::{keeper, keeping::run as keep, seizer};
-pub use report::account;
+pub use thawed::Thawed;
 pub use users::{Access, Fate, User};

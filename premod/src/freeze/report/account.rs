@@ -1,10 +1,10 @@
 //! What a freeze says about itself: built from what the kernel side keeps and what has happened.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+use std::{collections::HashSet, ffi::OsString, os::unix::ffi::OsStrExt};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use premod_common::guard::{GuardRecord, HeldProcess, Tally};
+use premod_common::guard::{HeldProcess, Tally};
 
 use super::{
     Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, SetType, State,
@@ -13,44 +13,42 @@ use super::{
 use crate::{
     events::{Clocks, Device, MonotonicNs, Op, Pid, Tid},
     freeze::{
-        Freezer, Target,
-        happened::{Violation, Why},
+        Target,
+        events::{Event, KeptOut, Violation, Why},
+        gate::Gate,
         hold::keeper::name,
     },
 };
 
 /// The account of one freeze.
-pub struct Account {
+pub(in crate::freeze) struct Account {
     began: Timestamp,
     files: Vec<FileReport>,
-    inodes: Vec<u64>,
     violations: Violations,
     command: Option<CommandReport>,
-    /// What was said already: a condition that lasts is told once.
-    known: Vec<(Why, Option<usize>)>,
+    /// What was said already of conditions that last.
+    known: HashSet<(Why, Option<Bytes>)>,
 }
 
 impl Account {
     /// Begins an account of files that are about to be frozen.
-    #[must_use]
-    pub fn begin(targets: &[Target]) -> Self {
+    pub(in crate::freeze) fn begin(targets: &[Target]) -> Self {
         Self {
             began: Timestamp::now(),
             files: targets.iter().map(file).collect(),
-            inodes: Vec::new(),
             violations: Violations::default(),
             command: None,
-            known: Vec::new(),
+            known: HashSet::new(),
         }
     }
 
-    /// The kernel's addresses of the files, by which it names them.
-    pub fn inodes_are(&mut self, inodes: &[u64]) {
-        self.inodes = inodes.to_vec();
+    /// The paths of the files.
+    pub(in crate::freeze) fn paths(&self) -> Vec<PathName> {
+        self.files.iter().map(|file| file.path.clone()).collect()
     }
 
     /// CMD runs.
-    pub fn command_is(&mut self, pid: u32, words: &[OsString]) {
+    pub(in crate::freeze) fn command_is(&mut self, pid: u32, words: &[OsString]) {
         let words = words.iter();
         self.command = Some(CommandReport {
             pid: Pid(pid),
@@ -62,71 +60,39 @@ impl Account {
         });
     }
 
-    /// Whether a CMD relies on the freeze.
-    #[must_use]
-    pub fn has_command(&self) -> bool {
-        self.command.is_some()
-    }
-
     /// Whether anything has gone wrong so far.
-    #[must_use]
-    pub fn is_violated(&self) -> bool {
+    pub(in crate::freeze) fn is_violated(&self) -> bool {
         self.violations.count > 0
     }
 
-    /// Adds a violation, and returns it in the form in which it is told; `None` if it was told before.
-    pub fn violated(&mut self, violation: &Violation) -> Option<Told> {
-        let replaced = violation.why == Why::Replaced;
-        let lasts = violation.record.is_none() || replaced;
-        if lasts && self.known.contains(&(violation.why, violation.file)) {
-            return None;
-        }
-        self.known.push((violation.why, violation.file));
-        let record = violation.record.as_ref();
-        let told = Told {
-            timestamp: Clocks::now().date(violation.mono),
-            path: violation.file.map(|file| self.files[file].path.clone()),
-            op: record
-                .filter(|_| !replaced)
-                .map(|record| Freezer::op(record.op)),
-            pid: record.map(|record| Pid(record.pid)),
-            tid: record.map(|record| Tid(record.tid)),
-            comm: record.map(|record| comm(&record.comm)),
-            why: violation.why.describe().to_owned(),
+    /// Takes note of what has happened; whether it is to be told. A condition that lasts is told once.
+    pub(in crate::freeze) fn heed(&mut self, event: &Event) -> bool {
+        let Event::Violated(violation) = event else {
+            return true;
         };
-        self.violations.add(told.clone());
-        Some(told)
-    }
-
-    /// A process that was stopped, as it is told when that happens.
-    #[must_use]
-    pub fn held(&self, record: &GuardRecord, file: Option<usize>) -> Held {
-        Held {
-            pid: Pid(record.pid),
-            tid: Tid(record.tid),
-            comm: comm(&record.comm),
-            op: Some(Freezer::op(record.op)),
-            path: file.map(|file| self.files[file].path.clone()),
-            for_ns: 0,
-            stopped_by_others: false,
+        if violation.why.lasts() {
+            let path = violation.path.as_ref().map(|path| path.0.clone());
+            if !self.known.insert((violation.why, path)) {
+                return false;
+            }
         }
+        self.violations.add(violation.into());
+        true
     }
 
     /// How the freeze is now.
-    #[must_use]
-    pub fn report(&self, freezer: &Freezer) -> SetReport {
+    pub(in crate::freeze) fn report(&self, gate: &Gate) -> SetReport {
         let now = Clocks::now().mono.0;
-        let held = freezer.held();
+        let held = gate.held();
         let held = held
             .iter()
-            .map(|(pid, held)| self.held_now(*pid, held, now));
-        let tally = freezer.tally().unwrap_or_default();
-        self.build(freezer, &tally, held.collect(), now)
+            .map(|(pid, held)| self.held_now(gate, *pid, held, now));
+        let tally = gate.tally().unwrap_or_default();
+        self.build(gate, &tally, held.collect(), now)
     }
 
     /// How it was when everybody had been let go.
-    #[must_use]
-    pub fn conclude(&self, last: SetReport, tally: &Tally) -> SetReport {
+    pub(in crate::freeze) fn conclude(&self, last: SetReport, tally: &Tally) -> SetReport {
         SetReport {
             state: State::Thawed,
             remaining_ns: 0,
@@ -138,9 +104,9 @@ impl Account {
         }
     }
 
-    fn build(&self, freezer: &Freezer, tally: &Tally, held: Vec<Held>, now: u64) -> SetReport {
-        let terms = freezer.terms();
-        let frozen = freezer.frozen();
+    fn build(&self, gate: &Gate, tally: &Tally, held: Vec<Held>, now: u64) -> SetReport {
+        let terms = gate.builder.terms();
+        let frozen = gate.frozen;
         let deadline = frozen.map_or(0, |frozen| frozen.deadline.0);
         SetReport {
             schema: SetReport::SCHEMA,
@@ -168,9 +134,9 @@ impl Account {
         }
     }
 
-    fn held_now(&self, pid: u32, held: &HeldProcess, now: u64) -> Held {
+    fn held_now(&self, gate: &Gate, pid: u32, held: &HeldProcess, now: u64) -> Held {
         let beforehand = held.inode == 0;
-        let file = self.inodes.iter().position(|&inode| inode == held.inode);
+        let file = gate.inodes.iter().position(|&inode| inode == held.inode);
         Held {
             pid: Pid(pid),
             tid: Tid(held.tid),
@@ -197,5 +163,34 @@ fn file(target: &Target) -> FileReport {
         },
         inode,
         generation: None,
+    }
+}
+
+impl From<&KeptOut> for Held {
+    fn from(kept: &KeptOut) -> Self {
+        Self {
+            pid: kept.task.pid,
+            tid: kept.task.tid,
+            comm: CommName(kept.task.comm.clone()),
+            op: Some(kept.op),
+            path: kept.path.clone(),
+            for_ns: 0,
+            stopped_by_others: false,
+        }
+    }
+}
+
+impl From<&Violation> for Told {
+    fn from(violation: &Violation) -> Self {
+        let task = violation.task.as_ref();
+        Self {
+            timestamp: violation.timestamp,
+            path: violation.path.clone(),
+            op: violation.op,
+            pid: task.map(|task| task.pid),
+            tid: task.map(|task| task.tid),
+            comm: task.map(|task| CommName(task.comm.clone())),
+            why: violation.why.describe().to_owned(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a set of frozen files says about itself: the answer to `premod status` and `premod thaw`, and a
 //! line of JSON for programs (docs/json.md).
 
-pub mod account;
+pub(super) mod account;
 mod spelling;
 
 use jiff::Timestamp;

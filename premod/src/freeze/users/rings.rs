@@ -14,12 +14,12 @@ use std::{
 use premod_common::guard::{Mode, UseKind};
 
 use super::User;
-use crate::{error::Error, freeze::freezer::Freezer};
+use crate::{error::Error, freeze::gate::Gate};
 
 /// How long they may take. Whoever takes longer, or cannot be seized, is kept out like anybody else: its requests fail.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-impl Freezer {
+impl Gate {
     pub(in crate::freeze) async fn hold_who_has_rings(
         &mut self,
         limit: Instant,
