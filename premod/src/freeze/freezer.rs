@@ -28,8 +28,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// It has to hear of what happens: while nobody awaits [`Freezer::next`], nobody is told either how the freeze is. The
 /// deadline is kept, and whoever was held let go, whatever becomes of this process.
 ///
-/// What this process starts once the programs hang is its own, however many generations later. If it wants to modify
-/// one of the files, its call fails with EBUSY: to wait would be to wait for itself.
+/// What this process starts once the programs hang is its own, however many generations later. If that, or this process
+/// itself, wants to modify one of the files, the call fails, with EBUSY unless another errno is
+/// [chosen](FreezerBuilder::deny): to wait would be to wait for itself.
 ///
 /// Dropping it thaws the files.
 pub struct Freezer {

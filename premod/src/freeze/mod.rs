@@ -9,6 +9,41 @@
 //!          thaw             everybody passes, and whoever was stopped is continued
 //! ```
 //!
+//! It needs what the command needs (docs/freeze.md). A program that relies on files for as long as another one runs:
+//!
+//! ```no_run
+//! use std::error::Error;
+//!
+//! use premod::freeze::{self, Event, Freezer};
+//! use tokio::{process::Command, runtime};
+//!
+//! fn main() -> Result<(), Box<dyn Error>> {
+//!     // Whoever is held is let go by this program, run once more, whatever becomes of the first.
+//!     freeze::keep_if_asked();
+//!     runtime::Builder::new_current_thread().enable_all().build()?.block_on(copy())
+//! }
+//!
+//! async fn copy() -> Result<(), Box<dyn Error>> {
+//!     let files = ["/srv/db/heap", "/srv/db/wal"];
+//!     let mut freezer = Freezer::builder().paths(files.map(Into::into)).freeze().await?;
+//!     let mut copy = Command::new("cp").args(files).arg("/backup").spawn()?;
+//!     let copied = loop {
+//!         tokio::select! {
+//!             status = copy.wait() => break status?.success(),
+//!             event = freezer.next() => match event? {
+//!                 Event::KeptOut(it) => println!("{} is {}", it.task.pid.0, it.how.name()),
+//!                 Event::Violated(it) => println!("the copy is not safe: {}", it.why.describe()),
+//!                 // The time is up, or somebody wants the files thawed.
+//!                 Event::Over(_) => break false,
+//!             },
+//!         }
+//!     };
+//!     let thawed = freezer.thaw()?;
+//!     println!("safe: {}", copied && !thawed.report.is_violated());
+//!     Ok(thawed.finish().await?)
+//! }
+//! ```
+//!
 //! What lies where:
 //!
 //! ```text
@@ -47,6 +82,6 @@ pub use events::{Event, How, KeptOut, Over, Task, Violation, Why};
 pub use files::target::Target;
 pub use freezer::Freezer;
 pub use gate::Frozen;
-pub use hold::{keeper, keeping::run as keep, seizer};
+pub use hold::{keeper, keeping::keep_if_asked, seizer};
 pub use thawed::Thawed;
 pub use users::{Access, Fate, User};

@@ -7,9 +7,8 @@
 
 use std::{
     io::{self, Write},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -23,6 +22,7 @@ use rustix::{
 use tokio::task::yield_now;
 
 use super::{
+    keeping,
     others::Others,
     processes::{TICK, started},
     seizer::Outcome,
@@ -186,10 +186,11 @@ impl Keeper {
                 .to_owned(),
             reason,
         };
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("premod")
-            .arg("keeper")
-            .arg(pins.path())
+        let Some(mut command) = keeping::command(pins.path()) else {
+            let why = "this program does not call premod::freeze::keep_if_asked first of all";
+            return Err(failed(why.to_owned()));
+        };
+        let mut child = command
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

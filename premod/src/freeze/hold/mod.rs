@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! keeper     premod's side of the keeper, and what is done if it is dead; recovery
-//! keeping    what the keeper's process does
+//! keeping    what the keeper's process does, which is this very program, run once more
 //! seizer     holds by ptrace, in the keeper; ptrace, signals
 //! stop       stops by SIGSTOP those that cannot be seized
 //! processes  what /proc says of them; others: whether another premod holds them, too
