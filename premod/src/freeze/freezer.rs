@@ -72,11 +72,15 @@ impl Freezer {
     }
 
     /// Keeps modifiers out and waits until the files are clean and still. If that cannot be had in time,
-    /// everybody passes again.
+    /// everybody passes again. Files that are frozen already stay so.
     ///
     /// # Errors
     /// [`Error::NotFrozenInTime`] if it cannot be had in time; whatever else goes wrong.
     pub async fn close(&mut self) -> Result<Frozen, Error> {
+        // To begin anew would be to open them.
+        if let Some(frozen) = self.gate.frozen {
+            return Ok(frozen);
+        }
         let (frozen, counted) = self.gate.close().await?;
         self.listener.decoder.begin(frozen.since, &counted);
         self.watch = Some(Watch::until(frozen.deadline));
