@@ -19,6 +19,7 @@ use tracing_subscriber::{
 };
 
 fn main() -> ExitCode {
+    premod::freeze::keep_if_asked();
     let cli = Cli::parse_harmlessly();
     let level = match cli.verbose {
         0 => LevelFilter::WARN,
@@ -72,10 +73,6 @@ async fn run(cli: Cli) -> Result<u8> {
             commands::thaw::run(arguments.into_thaw_settings()).await
         }
         Command::Freeze(arguments) => commands::freeze::run(arguments.into_settings()).await,
-        Command::Keeper(arguments) => {
-            premod::freeze::keep(&arguments.directory)?;
-            Ok(0)
-        }
         Command::Status(arguments) => commands::status::run(arguments.json).await,
         Command::Thaw(arguments) => commands::thaw::run(arguments.into_settings()).await,
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,

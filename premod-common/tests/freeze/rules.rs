@@ -38,7 +38,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// As premod does it (premod/src/freeze/freezer.rs, keeper.rs and premod-ebpf/src/freeze).
+    /// As premod does it (premod/src/freeze/gate.rs, hold/keeper.rs and premod-ebpf/src/freeze).
     pub(crate) const AS_BUILT: Self = Self {
         waits_for_hooks: true,
         waits_for_earlier: true,

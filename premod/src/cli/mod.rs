@@ -3,7 +3,6 @@
 mod cgroup;
 mod doctor;
 mod freeze;
-mod keeper;
 mod shared;
 mod status;
 mod thaw;
@@ -12,7 +11,6 @@ mod trace;
 
 pub use doctor::DoctorArgs;
 pub use freeze::FreezeArgs;
-pub use keeper::KeeperArgs;
 pub use status::StatusArgs;
 pub use thaw::ThawArgs;
 pub use trace::TraceArgs;
@@ -104,9 +102,6 @@ pub enum Command {
     Thaw(ThawArgs),
     /// Say whether and how premod works on this machine
     Doctor(DoctorArgs),
-    /// Continue what a freeze has stopped (premod starts this by itself)
-    #[command(hide = true)]
-    Keeper(KeeperArgs),
 }
 
 /// The whole command line, for manual pages and completions.

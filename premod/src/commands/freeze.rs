@@ -1,13 +1,10 @@
 //! `premod freeze`
 
-use std::{ffi::OsString, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use premod_common::{
-    event::Op,
-    guard::{GUARDED_MAX, MmapPolicy},
-};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use premod_common::guard::MmapPolicy;
+use tokio::time::timeout;
 
 use super::{
     Ending, Names, background,
@@ -21,13 +18,10 @@ use super::{
 use crate::{
     Error,
     errno::Errno,
-    events::{self, MonotonicNs},
     exit_code::{ExitCode, Failed},
     freeze::{
-        Freezer, Happened, Thawed, Violation, Why,
-        account::Account,
-        control::{Incoming, Reply, Request, Server},
-        registry::{Claim, Registry},
+        Event, Freezer, Over, Thawed, Until,
+        report::{Held, Violation as Told},
     },
     kernel::{caps, detach},
     output::{
@@ -63,19 +57,14 @@ pub struct Settings {
     pub output: Option<PathBuf>,
 }
 
-/// How often premod looks for what nobody tells it.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// Why the freeze ends.
 enum End {
     /// CMD has ended with this status.
     Command(u8),
     /// A signal.
     Signal,
-    /// `premod thaw`, which waits for the answer.
-    Thaw(Reply),
-    /// The time is up.
-    Timeout,
+    /// The time is up, or `premod thaw`.
+    Over(Over),
 }
 
 /// Freezes until something ends it; returns the exit status.
@@ -99,22 +88,20 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let builder = Freezer::builder()
         .paths(paths)
         .mmap(settings.mmap)
-        .timeout(settings.timeout);
+        .timeout(settings.timeout)
+        .until(match settings.command.is_empty() {
+            true => Until::Told,
+            false => Until::Done,
+        })
+        .unattended(settings.behind);
     let builder = match settings.deny {
-        Some(errno) => builder.deny(errno.0),
+        Some(errno) => builder.deny(errno),
         None => builder,
     };
     let targets = builder.targets()?;
     if settings.dry_run {
         let users = builder.users(&targets).await?;
-        return plan::show_plan(&users, &targets, &settings);
-    }
-    if targets.len() > GUARDED_MAX as usize {
-        return Err(Error::TooManyToFreeze {
-            files: targets.len(),
-            most: GUARDED_MAX,
-        }
-        .into());
+        return plan::show_plan(&users, &targets, &builder.terms(), settings.json);
     }
     let destination = match settings.json {
         true => Some(Destination::open(settings.output.as_deref()).map_err(Failed::from)?),
@@ -126,30 +113,22 @@ pub async fn run(settings: Settings) -> Result<u8> {
             .map_err(Failed::from)?;
     }
     let mut signals = Signals::listen()?;
-    let account = Account::begin(&targets);
-    let files: Vec<_> = targets.iter().map(AsFd::as_fd).collect();
-    let claim = Registry::open()?.claim(&files)?;
-    drop(files);
     let mut freezer = builder.prepare(targets)?;
-    let server = claim.listen()?;
     let closed = tokio::select! {
         closed = freezer.close() => closed.map(|_| true),
         _ = signals.next() => Ok(false),
     };
     if !matches!(closed, Ok(true)) {
-        let thawed = thaw(freezer);
+        let thawed = detached(freezer.abandon());
         closed?;
-        thawed?;
+        drop(thawed?);
         say!("premod: interrupted before the files were frozen; everybody goes on");
         return Ok(ExitCode::NotFrozenInTime as u8);
     }
     let mut session = Session {
         freezer,
-        account,
         stream: Stream::default(),
         output: Ok(()),
-        claim,
-        is_behind: settings.behind,
     };
     let begun = match session.begin(destination) {
         Ok(()) => {
@@ -163,12 +142,12 @@ pub async fn run(settings: Settings) -> Result<u8> {
     let command = match begun {
         Ok(command) => command,
         Err(error) => {
-            thaw(session.freezer)?;
+            drop(detached(session.freezer.abandon())?);
             return Err(error);
         }
     };
     if let Some(pid) = command.as_ref().and_then(Running::id) {
-        session.account.command_is(pid, &settings.command);
+        session.freezer.command_is(pid, &settings.command);
     }
     caps::drop_all_but_needed_to_freeze()?;
     if settings.behind {
@@ -179,14 +158,15 @@ pub async fn run(settings: Settings) -> Result<u8> {
         background::is_frozen()?;
     }
     session
-        .until_the_end(command, settings.ending, signals, server)
+        .until_the_end(command, settings.ending, signals)
         .await
 }
 
-/// Thaws, and does not wait for the kernel, which takes its time to take the programs off. Nobody else waits for that either.
-fn thaw(mut freezer: Freezer) -> Result<Thawed, Error> {
-    freezer.open()?;
-    detach::behind(|| freezer.thaw())
+/// Does not wait for the kernel, which takes its time to take the programs off. Nobody else waits for that either.
+fn detached(thawed: Result<Thawed, Error>) -> Result<Thawed, Error> {
+    let mut thawed = thawed?;
+    detach::behind(|| thawed.detach());
+    Ok(thawed)
 }
 
 /// Longest wait for what is said before CMD begins: the files are frozen meanwhile.
@@ -195,20 +175,16 @@ const SOON: Duration = Duration::from_millis(100);
 /// Frozen files, and what is said about them.
 struct Session {
     freezer: Freezer,
-    account: Account,
     stream: Stream,
     /// What became of the stream.
     output: Result<(), OutputError>,
-    claim: Claim,
-    is_behind: bool,
 }
 
 impl Session {
     /// Says that the files are frozen.
     fn begin(&mut self, destination: Option<Destination>) -> Result<()> {
         self.stream = Stream::begin(destination).map_err(Failed::from)?;
-        self.account.inodes_are(self.freezer.inodes());
-        let report = self.account.report(&self.freezer);
+        let report = self.freezer.report();
         say!("premod: {}", sets::frozen(&report));
         self.stream.report(&report);
         Ok(())
@@ -220,61 +196,43 @@ impl Session {
         mut command: Option<Running>,
         ending: Ending,
         mut signals: Signals,
-        mut server: Server,
     ) -> Result<u8> {
-        let had_command = command.is_some();
-        let followed = self.follow(&mut command, &mut signals, &mut server).await;
-        // Whatever has gone wrong: what happens up to the thaw counts.
-        let examined = self.examine();
-        let early = had_command && !matches!(followed, Ok(End::Command(_)));
-        if early && !self.account.is_violated() {
-            self.violated(&because(Why::ThawedEarly));
+        let followed = self.follow(&mut command, &mut signals).await;
+        let thawed = detached(match followed {
+            Ok(End::Command(_)) => self.freezer.thaw(),
+            _ => self.freezer.abandon(),
+        })?;
+        for event in &thawed.last {
+            tell(&mut self.stream, event);
         }
-        let last = self.account.report(&self.freezer);
-        let thawed = thaw(self.freezer)?;
-        let report = self.account.conclude(last, &thawed.tally);
-        say!("premod: {}", sets::thawed(&report, &thawed.released));
-        self.stream.report(&report);
-        let end = match followed.and_then(|end| examined.map(|()| end)) {
+        let is_violated = thawed.report.is_violated();
+        say!("premod: {}", sets::thawed(&thawed.report, &thawed.released));
+        self.stream.report(&thawed.report);
+        let end = match followed {
             Ok(end) => end,
-            Err(error) if report.is_violated() => {
+            Err(error) if is_violated => {
                 say!("premod: {}", printable(format!("{error:#}").as_bytes()));
                 return Ok(ExitCode::Violated as u8);
             }
             Err(error) => return Err(error),
         };
-        if self.is_behind
-            && report.is_violated()
-            && !matches!(end, End::Thaw(_))
-            && let Err(error) = self.claim.keep(&report)
-        {
+        // The files are free again from then on, however long anybody reads.
+        if let Err(error) = thawed.finish().await {
             complain(&error);
         }
-        while let Some(Incoming { reply, .. }) = server.waiting() {
-            reply.send(&report);
-        }
-        let mut code = None;
-        let (hurry, status) = match end {
-            End::Command(status) => (false, Some(status)),
-            End::Thaw(reply) => {
-                reply.send(&report);
-                (true, None)
-            }
-            End::Signal | End::Timeout => {
-                if matches!(end, End::Timeout) {
-                    code = Some(ExitCode::NotFrozen);
-                }
-                (true, None)
-            }
+        let status = match end {
+            End::Command(status) => Some(status),
+            End::Signal | End::Over(_) => None,
         };
-        server.finish().await;
-        // The files are free again, however long anybody reads.
-        drop(self.claim);
-        let hurry = Hurry::if_told(hurry);
+        let mut code = match end {
+            End::Over(Over::Expired) => Some(ExitCode::NotFrozen),
+            _ => None,
+        };
+        let hurry = Hurry::if_told(status.is_none());
         if !finish(&mut self.stream, hurry, &mut self.output, &mut signals).await {
             code = Some(ExitCode::Output);
         }
-        if report.is_violated() {
+        if is_violated {
             code = Some(ExitCode::Violated);
         }
         let status = match (status, command) {
@@ -288,12 +246,7 @@ impl Session {
         &mut self,
         command: &mut Option<Running>,
         signals: &mut Signals,
-        server: &mut Server,
     ) -> Result<End> {
-        let deadline = self.freezer.frozen().map(|frozen| frozen.deadline);
-        let deadline = instant_of(deadline.unwrap_or(MonotonicNs(0)));
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 // In this order, so that no flood of what happens keeps the end away: what has happened before it
@@ -303,55 +256,31 @@ impl Session {
                     return Ok(End::Signal);
                 },
                 status = child::ended(command) => return Ok(End::Command(status?)),
-                () = sleep_until(deadline) => return Ok(End::Timeout),
-                Incoming { request, reply } = server.next() => match request {
-                    Request::Status => reply.send(&self.account.report(&self.freezer)),
-                    Request::Thaw => return Ok(End::Thaw(reply)),
-                },
                 error = self.stream.failed() => self.output = failed(error),
-                happened = self.freezer.next() => self.tell(&happened?),
-                _ = look.tick() => self.examine()?,
+                event = self.freezer.next() => match event? {
+                    Event::Over(over) => return Ok(End::Over(over)),
+                    event => tell(&mut self.stream, &event),
+                },
             }
         }
     }
+}
 
-    /// Looks for what nobody tells.
-    fn examine(&mut self) -> Result<()> {
-        for happened in self.freezer.examine()? {
-            self.tell(&happened);
+/// Says what has happened.
+fn tell(stream: &mut Stream, event: &Event) {
+    match event {
+        Event::KeptOut(kept) => {
+            let (how, who) = (kept.how.name(), Held::from(kept));
+            say!("premod: {how}: {}", sets::kept_out(&who));
+            stream.kept_out(how, &who, kept.mono);
         }
-        Ok(())
-    }
-
-    fn tell(&mut self, happened: &Happened) {
-        let (how, record, file) = match happened {
-            // Without CMD, the end of the time is an end like any other.
-            Happened::Violated(violation)
-                if violation.why == Why::Expired && !self.account.has_command() =>
-            {
-                return;
-            }
-            Happened::Violated(violation) => return self.violated(violation),
-            Happened::Held(record, file) => {
-                if record.op == Op::Mmap as u32 {
-                    self.freezer.protect_again();
-                }
-                ("held", record, *file)
-            }
-            Happened::Refused(record, file) => ("refused", record, *file),
-            Happened::Killed(record, file) => ("killed", record, *file),
-        };
-        let who = self.account.held(record, file);
-        say!("premod: {how}: {}", sets::kept_out(&who));
-        self.stream.kept_out(how, &who, MonotonicNs(record.mono_ns));
-    }
-
-    fn violated(&mut self, violation: &Violation) {
-        let Some(told) = self.account.violated(violation) else {
-            return;
-        };
-        say!("premod: VIOLATED: {}", sets::violation(&told));
-        self.stream.violated(&told, violation.mono);
+        Event::Violated(violation) => {
+            let told = Told::from(violation);
+            say!("premod: VIOLATED: {}", sets::violation(&told));
+            stream.violated(&told, violation.mono);
+        }
+        // The end is told with what it was like.
+        Event::Over(_) => {}
     }
 }
 
@@ -386,19 +315,4 @@ async fn finish(
         say!("premod: {unwritten} lines not written: whoever reads {name} stood still");
     }
     unwritten == 0
-}
-
-/// A violation that nobody has committed.
-fn because(why: Why) -> Violation {
-    Violation {
-        why,
-        file: None,
-        record: None,
-        mono: events::now(),
-    }
-}
-
-/// When a moment of the monotonic clock is, for tokio.
-fn instant_of(mono: MonotonicNs) -> Instant {
-    Instant::now() + Duration::from_nanos(mono.0.saturating_sub(events::now().0))
 }

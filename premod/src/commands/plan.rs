@@ -1,14 +1,13 @@
 //! `premod freeze --dry-run`: who uses the files, and what would happen to them.
 
 use anyhow::Result;
-use premod_common::guard::MmapPolicy;
 use serde::Serialize;
 
-use super::{freeze::Settings, show};
+use super::show;
 use crate::{
     events::Pid,
     freeze::{
-        Access, Target, User,
+        Access, Target, Terms, User,
         report::{CommName, PathName},
     },
     output::{json::SCHEMA, json_line, printable},
@@ -35,11 +34,16 @@ struct UsedFile {
 }
 
 /// Shows it; returns the exit status.
-pub(super) fn show_plan(users: &[User], targets: &[Target], settings: &Settings) -> Result<u8> {
+pub(super) fn show_plan(
+    users: &[User],
+    targets: &[Target],
+    terms: &Terms,
+    json: bool,
+) -> Result<u8> {
     let mut text = Vec::new();
     for user in users {
-        let fate = fate(user, settings);
-        if settings.json {
+        let fate = user.fate(terms).describe();
+        if json {
             text.extend(json_line(&line(user, targets, fate)));
         } else {
             text.extend(format!("{}\n", sentence(user, targets, fate)).into_bytes());
@@ -52,24 +56,6 @@ pub(super) fn show_plan(users: &[User], targets: &[Target], settings: &Settings)
         );
     }
     Ok(0)
-}
-
-/// What would happen to a process.
-fn fate(user: &User, settings: &Settings) -> &'static str {
-    let maps = user.maps();
-    match (settings.mmap, settings.deny.is_some()) {
-        (MmapPolicy::Stop, _) if maps => "held from the beginning",
-        (MmapPolicy::Hold | MmapPolicy::Kill, _) if maps && user.has_company() => {
-            "held from the beginning"
-        }
-        (MmapPolicy::Hold, _) if maps => "held if it writes, stopped if it stores",
-        (MmapPolicy::Kill, _) if maps => "killed if it stores",
-        (MmapPolicy::Report, _) if maps => "left alone; a store violates the freeze",
-        (_, true) => "its writes fail",
-        // Its requests could not be repeated.
-        (_, false) if user.has_ring() => "held from the beginning",
-        (_, false) => "held if it writes",
-    }
 }
 
 fn sentence(user: &User, targets: &[Target], fate: &str) -> String {

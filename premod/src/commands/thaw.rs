@@ -9,9 +9,9 @@ use crate::{
     Error,
     exit_code::ExitCode,
     freeze::{
-        control::{Peer, Request, ask_all},
         registry::{FileId, Registry},
         report::SetReport,
+        thaw::Answer,
     },
     output::{json_line, printable, sets},
 };
@@ -67,48 +67,6 @@ fn identified(paths: Vec<PathBuf>) -> (Vec<(FileId, PathBuf)>, Vec<ExitCode>) {
     (files, codes)
 }
 
-/// Whom to ask, and the FILE that led there.
-type Target = (Peer, Option<(FileId, PathBuf)>);
-
-/// What came of it.
-#[derive(Default)]
-struct Answers {
-    codes: Vec<ExitCode>,
-    lines: Vec<u8>,
-}
-
-impl Answers {
-    /// A freeze was thawed.
-    fn is_thawed(&mut self, report: &SetReport) {
-        tell(report);
-        self.add(report);
-    }
-
-    /// A freeze had ended by itself, and had been violated.
-    fn has_ended(&mut self, report: &SetReport) {
-        say!(
-            "premod: the freeze of {} by premod {} had ended before",
-            named(report),
-            report.pid.0
-        );
-        tell_violations(report);
-        self.add(report);
-    }
-
-    fn add(&mut self, report: &SetReport) {
-        self.lines.extend(json_line(report));
-        let violated = report.is_violated().then_some(ExitCode::Violated);
-        self.codes.extend(violated);
-    }
-
-    fn show(self, json: bool) -> Result<ExitCode> {
-        if json {
-            show(&self.lines)?;
-        }
-        Ok(gravest(&self.codes))
-    }
-}
-
 async fn thaw_all(registry: Option<Registry>, json: bool) -> Result<ExitCode> {
     let peers = match &registry {
         Some(registry) => registry.peers()?,
@@ -117,15 +75,11 @@ async fn thaw_all(registry: Option<Registry>, json: bool) -> Result<ExitCode> {
     if peers.is_empty() {
         say!("premod: nothing is frozen");
     }
-    let targets = peers.into_iter().map(|peer| (peer, None)).collect();
-    let mut answers = Answers::default();
-    thaw(targets, &mut answers).await;
-    if let Some(registry) = &registry {
-        for report in registry.take_all_ended() {
-            answers.has_ended(&report);
-        }
-    }
-    answers.show(json)
+    let answers = match registry {
+        Some(registry) => registry.thaw_all(peers).await,
+        None => Vec::new(),
+    };
+    conclude(&answers, Vec::new(), json)
 }
 
 async fn thaw_files(
@@ -134,52 +88,36 @@ async fn thaw_files(
     codes: Vec<ExitCode>,
     json: bool,
 ) -> Result<ExitCode> {
-    let mut answers = Answers {
-        codes,
-        ..Answers::default()
-    };
-    let mut targets: Vec<Target> = Vec::new();
-    let mut unfrozen = Vec::new();
-    for (file, path) in files {
-        let owner = match &registry {
-            Some(registry) => registry.owner(file)?,
-            None => None,
-        };
-        match owner {
-            // One premod is asked once, whatever it has of these files.
-            Some(peer) if targets.iter().any(|(other, _)| other.pid() == peer.pid()) => {}
-            Some(peer) => targets.push((peer, Some((file, path)))),
-            None => unfrozen.push((file, path)),
-        }
-    }
-    let unfrozen = unfrozen
-        .into_iter()
-        .map(|(file, path)| (file, Error::NotFrozen { path }));
-    for (file, error) in unfrozen.chain(thaw(targets, &mut answers).await) {
-        let ended = registry.as_ref();
-        match ended.and_then(|registry| registry.take_ended(file)) {
-            Some(report) => answers.has_ended(&report),
-            None => answers.codes.push(complain(&error)),
-        }
-    }
-    answers.show(json)
+    let answers = Registry::thaw_files(registry.as_ref(), files).await?;
+    conclude(&answers, codes, json)
 }
 
-/// Asks all of them; the files of those that have not answered, and why. They may have ended meanwhile.
-async fn thaw(targets: Vec<Target>, answers: &mut Answers) -> Vec<(FileId, Error)> {
-    let (peers, files): (Vec<Peer>, Vec<_>) = targets.into_iter().unzip();
-    let mut silent = Vec::new();
-    for (answer, file) in ask_all(&peers, Request::Thaw).await.into_iter().zip(files) {
-        match (answer, file) {
-            (Ok(Some(report)), _) => answers.is_thawed(&report),
-            (Ok(None), Some((file, path))) => silent.push((file, Error::NotFrozen { path })),
-            (Err(error), Some((file, _))) => silent.push((file, error)),
-            // It has ended by itself.
-            (Ok(None), None) => {}
-            (Err(error), None) => answers.codes.push(complain(&error)),
+/// Says what has come of it, and adds it to what had gone wrong before.
+fn conclude(answers: &[Answer], mut codes: Vec<ExitCode>, json: bool) -> Result<ExitCode> {
+    for answer in answers {
+        match answer {
+            Answer::Thawed(report) => tell(report),
+            Answer::HadEnded(report) => {
+                say!(
+                    "premod: the freeze of {} by premod {} had ended before",
+                    named(report),
+                    report.pid.0
+                );
+                tell_violations(report);
+            }
+            Answer::Failed(error) => codes.push(complain(error)),
         }
     }
-    silent
+    let reports = || answers.iter().filter_map(Answer::report);
+    codes.extend(
+        reports()
+            .filter(|report| report.is_violated())
+            .map(|_| ExitCode::Violated),
+    );
+    if json {
+        show(&reports().flat_map(json_line).collect::<Vec<_>>())?;
+    }
+    Ok(gravest(&codes))
 }
 
 /// What had happened to the files of one set.
@@ -241,7 +179,10 @@ mod tests {
     use std::{fs::File, os::fd::AsFd};
 
     use super::*;
-    use crate::freeze::tests::{Directory, answering, report};
+    use crate::freeze::{
+        control::Request,
+        tests::{Directory, answering, report},
+    };
 
     #[test]
     fn a_violation_outweighs_whatever_else_went_wrong() {

@@ -7,23 +7,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use premod_common::guard::{GuardSettings, MmapPolicy, Mode, UseKind};
-use tokio::io::{Interest, unix::AsyncFd};
+use premod_common::guard::{GUARDED_MAX, GuardSettings, MmapPolicy, Mode, UseKind};
 
 use super::{
-    flush::Flusher,
+    claims::registry::Registry,
+    events::{Decoder, Listener},
+    files::{flush::Flusher, kernel_use::UsedByKernel, names::Names, target::Target},
     freezer::Freezer,
-    guards::Guards,
-    keeper::{Keeper, recover},
-    kernel_use::UsedByKernel,
-    names::Names,
-    namespaces,
-    pins::Pins,
-    processes::can_be_compared,
-    target::Target,
+    gate::Gate,
+    guards::{Guards, namespaces, pins::Pins},
+    hold::{
+        keeper::{Keeper, recover},
+        processes::can_be_compared,
+    },
+    report::account::Account,
     users::{self, Unknown, User},
 };
 use crate::{
+    errno::Errno,
     error::Error,
     kernel::{
         btf::Btf,
@@ -35,17 +36,52 @@ use crate::{
     },
 };
 
+/// How writers are kept out.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What happens to whoever wants to modify by a system call.
+    pub mode: Mode,
+    /// The errno that it gets, if it is denied.
+    pub errno: Option<Errno>,
+    /// What happens to stores through mappings.
+    pub mmap: MmapPolicy,
+}
+
+/// Until when a freeze is meant to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Until its program thaws: up to then somebody relies on the files. That the time is up before, or that others thaw
+    /// them, is a violation.
+    Done,
+    /// Until somebody thaws, or the time is up: every end is right.
+    Told,
+}
+
 /// What is to be frozen, and how.
 #[derive(Debug)]
 pub struct FreezerBuilder {
     pub(super) paths: Vec<PathBuf>,
     pub(super) mode: Mode,
-    pub(super) errno: u32,
+    pub(super) errno: Errno,
     pub(super) mmap: MmapPolicy,
     pub(super) timeout: Duration,
+    pub(super) until: Until,
+    pub(super) unattended: bool,
 }
 
 impl FreezerBuilder {
+    pub(super) const fn new() -> Self {
+        Self {
+            paths: Vec::new(),
+            mode: Mode::Hold,
+            errno: Errno(libc::EBUSY as u32),
+            mmap: MmapPolicy::Stop,
+            timeout: Duration::from_secs(60),
+            until: Until::Done,
+            unattended: false,
+        }
+    }
+
     /// Adds files; all are frozen together.
     #[must_use]
     pub fn paths(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
@@ -53,9 +89,9 @@ impl FreezerBuilder {
         self
     }
 
-    /// System calls that would modify fail with this errno (1 to 4095), instead of waiting.
+    /// System calls that would modify fail with this errno, instead of waiting.
     #[must_use]
-    pub fn deny(mut self, errno: u32) -> Self {
+    pub fn deny(mut self, errno: Errno) -> Self {
         self.mode = Mode::Deny;
         self.errno = errno;
         self
@@ -75,10 +111,35 @@ impl FreezerBuilder {
         self
     }
 
+    /// Until when the freeze is meant to last: [`Until::Done`] unless something else is said.
+    #[must_use]
+    pub fn until(mut self, until: Until) -> Self {
+        self.until = until;
+        self
+    }
+
+    /// Nobody hears how the freeze was when it has ended by itself. If it was violated, that is kept, and told to whoever comes
+    /// to thaw one of the files.
+    #[must_use]
+    pub fn unattended(mut self, unattended: bool) -> Self {
+        self.unattended = unattended;
+        self
+    }
+
+    /// How writers are kept out.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            mode: self.mode,
+            errno: (self.mode == Mode::Deny).then_some(self.errno),
+            mmap: self.mmap,
+        }
+    }
+
     /// Opens the files, and refuses those about which nothing could be promised.
     ///
     /// # Errors
-    /// If one cannot be opened or is refused, or none is given.
+    /// If one cannot be opened or is refused, or none is given, or too many.
     pub fn targets(&self) -> Result<Vec<Target>, Error> {
         let used = UsedByKernel::gather();
         let mut targets: Vec<Target> = Vec::new();
@@ -98,6 +159,12 @@ impl FreezerBuilder {
         }
         if targets.is_empty() {
             return Err(Error::BadValue("no file to freeze was given".to_owned()));
+        }
+        if targets.len() > GUARDED_MAX as usize {
+            return Err(Error::TooManyToFreeze {
+                files: targets.len(),
+                most: GUARDED_MAX,
+            });
         }
         Ok(targets)
     }
@@ -139,18 +206,36 @@ impl FreezerBuilder {
             nonce: 0,
             mode: self.mode as u32,
             mmap: self.mmap as u32,
-            errno: self.errno,
-            verdict: -self.errno.cast_signed(),
+            errno: self.errno.0,
+            verdict: -self.errno.0.cast_signed(),
             own_pid: std::process::id(),
             padding: 0,
         }
     }
 
-    /// Attaches the programs. Everybody passes; nobody notices.
+    /// Freezes the files: [`FreezerBuilder::targets`], [`FreezerBuilder::prepare`] and [`Freezer::close`] in one.
     ///
     /// # Errors
-    /// If the process lacks capabilities, the kernel lacks something or refuses, or a file is refused.
+    /// As for each of these.
+    pub async fn freeze(self) -> Result<Freezer, Error> {
+        let targets = self.targets()?;
+        let mut freezer = self.prepare(targets)?;
+        freezer.close().await?;
+        Ok(freezer)
+    }
+
+    /// Claims the files for this process, and attaches the programs. Everybody passes; nobody notices.
+    ///
+    /// Has to be called inside of a tokio runtime with time and I/O enabled.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if a file is frozen already. If the process lacks capabilities or freezes other files, the kernel
+    /// lacks something or refuses, or a file is refused.
     pub fn prepare(self, targets: Vec<Target>) -> Result<Freezer, Error> {
+        let account = Account::begin(&targets);
+        let files: Vec<_> = targets.iter().map(AsFd::as_fd).collect();
+        let claim = Registry::open()?.claim(&files)?;
+        drop(files);
         let Kernel {
             environment,
             btf,
@@ -183,28 +268,33 @@ impl FreezerBuilder {
         let ring = guards
             .take_happenings()
             .ok_or_else(|| Error::BadValue("the ring buffer is gone".to_owned()))?;
-        // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
-        let happenings = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-            .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;
+        let decoder = Decoder::new(inodes.clone(), account.paths());
+        let listener = Listener::new(ring, decoder)?;
         let flusher = Flusher::new(targets.iter().map(Target::shared_file));
-        Ok(Freezer {
+        let gate = Gate {
             inodes,
             names,
             renamed,
-            told_of: Vec::new(),
             // The mark of pages under writeback is the next bit (PAGECACHE_TAG_WRITEBACK is 1, DIRTY is 0).
             unclean: dirty_mark | dirty_mark << 1,
             builder: self,
             targets,
             guards,
-            happenings,
             flusher,
             keeper: Some(keeper),
             pins,
             frozen: None,
-            last_told: None,
-            told_twice: false,
-            unseen: 0,
+        };
+        let server = claim.listen()?;
+        Ok(Freezer {
+            gate,
+            listener,
+            account,
+            claim,
+            server,
+            watch: None,
+            over: None,
+            asked: Vec::new(),
         })
     }
 }

@@ -9,12 +9,14 @@ use premod_common::guard::Flight;
 use tokio::time::sleep;
 
 use super::{
+    files::target::Target,
     guards::Guards,
-    keeper::Keeper,
-    others::Others,
-    processes::{Whereabouts, threads, whereabouts},
-    stop::stop_for_a_moment,
-    target::Target,
+    hold::{
+        keeper::Keeper,
+        others::Others,
+        processes::{Whereabouts, threads, whereabouts},
+        stop::stop_for_a_moment,
+    },
     users::User,
 };
 use crate::error::Error;

@@ -1,361 +1,232 @@
-//! The algorithm: how files become frozen, and how it is known that they are.
+//! The engine: a freeze from its beginning to its end, for programs that rely on it.
 
-use std::{
-    collections::HashSet,
-    os::fd::AsFd,
-    time::{Duration, Instant},
-};
+use std::{ffi::OsString, future::pending, time::Duration};
 
-use aya::maps::{MapData, RingBuf};
-use premod_common::{
-    event::Op,
-    guard::{GuardRecord, HeldProcess, Look, MmapPolicy, Mode, Phase, Tally, UseKind},
-};
-use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::{
-    builder::FreezerBuilder,
-    drain::{self, Stuck},
-    flush::{Flushed, Flusher},
-    guards::Guards,
-    happened::{Frozen, Happened, Terms, Thawed},
-    keeper::{Keeper, Recovered},
-    names::Names,
-    others::Others,
-    pins::Pins,
-    stop,
-    target::Target,
-    users::{User, users},
+    builder::{FreezerBuilder, Until},
+    claims::{
+        control::{Incoming, Reply, Request, Server},
+        registry::Claim,
+    },
+    events::{Event, How, KeptOut, Listener, Over, Why},
+    gate::{Frozen, Gate},
+    report::{SetReport, account::Account},
+    thawed::Thawed,
 };
-use crate::{error::Error, events};
+use crate::{
+    error::Error,
+    events::{self, MonotonicNs, Op},
+};
 
-/// How often the files are flushed again because somebody has modified one meanwhile.
-const ROUNDS: u32 = 64;
+/// How often it is looked for what nobody tells.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// Files, and what keeps them still.
+/// Files that are about to be frozen, or are; whoever wants to modify them is kept out by programs in the kernel.
 ///
-/// Dropping it thaws them: its programs vanish, and the keeper continues who was stopped.
+/// It has to hear of what happens: while nobody awaits [`Freezer::next`], nobody is told either how the freeze is. The
+/// deadline is kept, and whoever was held let go, whatever becomes of this process.
+///
+/// What this process starts once the programs hang is its own, however many generations later. If that, or this process
+/// itself, wants to modify one of the files, the call fails, with EBUSY unless another errno is
+/// [chosen](FreezerBuilder::deny): to wait would be to wait for itself.
+///
+/// Dropping it thaws the files.
 pub struct Freezer {
-    pub(super) builder: FreezerBuilder,
-    pub(super) targets: Vec<Target>,
-    pub(super) inodes: Vec<u64>,
-    pub(super) unclean: u32,
-    pub(super) guards: Guards,
-    pub(super) happenings: AsyncFd<RingBuf<MapData>>,
-    pub(super) flusher: Flusher,
-    pub(super) keeper: Option<Keeper>,
-    pub(super) pins: Pins,
-    pub(super) frozen: Option<Frozen>,
-    pub(super) last_told: Option<GuardRecord>,
-    pub(super) told_twice: bool,
-    /// Counted modifications that were told, or given up.
-    pub(super) unseen: u64,
-    pub(super) names: Names,
-    /// Counted changes of names that were told, or are of no importance.
-    pub(super) renamed: u64,
-    /// What has happened and was not passed on yet, the last first.
-    pub(super) told_of: Vec<Happened>,
+    pub(super) gate: Gate,
+    pub(super) listener: Listener,
+    pub(super) account: Account,
+    pub(super) claim: Claim,
+    pub(super) server: Server,
+    /// There as soon as the files are frozen.
+    pub(super) watch: Option<Watch>,
+    pub(super) over: Option<Over>,
+    /// Who has told it to thaw, and waits for the answer.
+    pub(super) asked: Vec<Reply>,
+}
+
+/// What is waited for while files are frozen.
+pub(super) struct Watch {
+    deadline: Instant,
+    look: Interval,
+}
+
+impl Watch {
+    fn until(deadline: MonotonicNs) -> Self {
+        let left = Duration::from_nanos(deadline.0.saturating_sub(events::now().0));
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Self {
+            deadline: Instant::now() + left,
+            look,
+        }
+    }
 }
 
 impl Freezer {
     /// Begins to describe a freeze.
     #[must_use]
     pub fn builder() -> FreezerBuilder {
-        FreezerBuilder {
-            paths: Vec::new(),
-            mode: Mode::Hold,
-            errno: libc::EBUSY as u32,
-            mmap: MmapPolicy::Stop,
-            timeout: Duration::from_secs(60),
-        }
-    }
-
-    /// How writers are kept out.
-    #[must_use]
-    pub fn terms(&self) -> Terms {
-        Terms {
-            mode: self.builder.mode,
-            errno: (self.builder.mode == Mode::Deny).then_some(self.builder.errno),
-            mmap: self.builder.mmap,
-        }
-    }
-
-    /// The kernel's addresses of the files, by which records name them.
-    #[must_use]
-    pub fn inodes(&self) -> &[u64] {
-        &self.inodes
-    }
-
-    /// The files.
-    #[must_use]
-    pub fn targets(&self) -> &[Target] {
-        &self.targets
-    }
-
-    /// Since when and how they are frozen, if they are.
-    #[must_use]
-    pub fn frozen(&self) -> Option<Frozen> {
-        self.frozen
+        FreezerBuilder::new()
     }
 
     /// Keeps modifiers out and waits until the files are clean and still. If that cannot be had in time,
-    /// everybody passes again.
+    /// everybody passes again. Files that are frozen already stay so.
     ///
     /// # Errors
     /// [`Error::NotFrozenInTime`] if it cannot be had in time; whatever else goes wrong.
     pub async fn close(&mut self) -> Result<Frozen, Error> {
-        let result = self.try_close().await;
-        if result.is_err() {
-            self.guards.controls.set(Phase::Open, 0)?;
+        // To begin anew would be to open them.
+        if let Some(frozen) = self.gate.frozen {
+            return Ok(frozen);
         }
-        result
+        let (frozen, counted) = self.gate.close().await?;
+        self.listener.decoder.begin(frozen.since, &counted);
+        self.watch = Some(Watch::until(frozen.deadline));
+        Ok(frozen)
     }
 
-    async fn try_close(&mut self) -> Result<Frozen, Error> {
-        let limit = Instant::now() + self.builder.timeout;
-        // Everybody passes, so all that takes long is done now: what is dirty is written, and whoever was in
-        // the middle of a modification before the programs hung comes to its end.
-        self.guards.controls.set(Phase::Watching, u64::MAX)?;
-        self.flush(limit).await?;
-        let mut kinds = Vec::new();
-        if self.any(|look| look.writers > 0)? {
-            kinds.push(UseKind::Open);
-        }
-        if self.any(|look| look.mappings > 0)? {
-            kinds.push(UseKind::Mapped);
-        }
-        let earlier = self.users(&kinds, limit).await?;
-        let others = self.others();
-        let keeper = self.keeper.as_mut();
-        drain::land_earlier(&mut self.guards, keeper, &others, &earlier, limit)
-            .await?
-            .map_err(|stuck| self.stuck(&stuck))?;
-        self.flush(limit).await?;
-        self.hold_who_has_rings(limit).await?;
-        // Before stores are kept out, so that nobody has to be stopped at one.
-        self.hold_who_maps(limit).await?;
-
-        self.guards.forget_skips();
-        let closed = events::now();
-        let timeout = u64::try_from(self.builder.timeout.as_nanos()).unwrap_or(u64::MAX);
-        let deadline = closed.0.saturating_add(timeout);
-        let limit = Instant::now() + self.builder.timeout;
-        self.guards.controls.set(Phase::Closed, deadline)?;
-        drain::land(&mut self.guards, &self.targets, limit)
-            .await?
-            .map_err(|stuck| self.stuck(&stuck))?;
-        // Whoever has mapped one since.
-        self.hold_who_maps(limit).await?;
-        for rounds in 1..=ROUNDS {
-            let before = self.guards.controls.tally()?.touches;
-            self.flush(limit).await?;
-            if !self.is_clean()? || self.guards.were_skipped() {
-                continue;
-            }
-            // Last: from the flush up to here nobody has modified. What is told from now on is a violation, so the time is
-            // read before the tally.
-            let since = events::now();
-            let tally = self.guards.controls.tally()?;
-            if tally.unnoted != 0 {
-                return Err(self.not_frozen(
-                    "more processes want to modify them than premod can keep track of".to_owned(),
-                ));
-            }
-            if tally.renamed != self.renamed {
-                // A name may stand for something else now, of which nobody would be told.
-                self.names = Names::watch(&mut self.guards, &self.targets)
-                    .map_err(|unknown| self.builder.unknown(&self.targets, unknown))?;
-                self.renamed = tally.renamed;
-                continue;
-            }
-            if tally.touches == before {
-                self.guards.stop_watching_calls();
-                let frozen = Frozen {
-                    closed,
-                    since,
-                    deadline: events::MonotonicNs(deadline),
-                    rounds,
-                };
-                self.unseen = before;
-                self.frozen = Some(frozen);
-                return Ok(frozen);
-            }
-        }
-        Err(self.not_frozen(format!(
-            "somebody modifies them by a way that cannot be kept out; after {ROUNDS} flushes they were not still"
-        )))
+    /// Since when and how the files are frozen, if they are.
+    #[must_use]
+    pub fn frozen(&self) -> Option<Frozen> {
+        self.gate.frozen
     }
 
-    async fn flush(&self, limit: Instant) -> Result<(), Error> {
-        match self.flusher.flush(limit).await {
-            Flushed::Done => Ok(()),
-            Flushed::Late => Err(self.not_frozen("they could not be flushed in time".to_owned())),
-            Flushed::Failed(number, error) => Err(Error::Kernel {
-                context: format!("cannot flush {}", self.targets[number].path.display()),
-                reason: error.to_string(),
-            }),
-        }
+    /// Names the command that relies on the freeze, for reports.
+    pub fn command_is(&mut self, pid: u32, words: &[OsString]) {
+        self.account.command_is(pid, words);
     }
 
-    fn is_clean(&mut self) -> Result<bool, Error> {
-        let unclean = self.unclean;
-        Ok(!self.any(|look| look.mapping_flags & unclean != 0)?)
+    /// How the freeze is now.
+    #[must_use]
+    pub fn report(&self) -> SetReport {
+        self.account.report(&self.gate)
     }
 
-    /// Whether any of the files looks so.
-    pub(super) fn any(&mut self, looks: impl Fn(&Look) -> bool) -> Result<bool, Error> {
-        for target in &self.targets {
-            if looks(&self.guards.look(target.as_fd())?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The freezes of other premods.
-    fn others(&self) -> Others {
-        Others::than(self.pins.path())
-    }
-
-    /// Who uses the files in these ways.
-    pub(super) async fn users(
-        &mut self,
-        kinds: &[UseKind],
-        limit: Instant,
-    ) -> Result<Vec<User>, Error> {
-        users(&mut self.guards, &self.inodes, kinds, limit)
-            .await
-            .map_err(|unknown| self.builder.unknown(&self.targets, unknown))
-    }
-
-    /// Holds processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
-    /// because another thread could use the page while one faults.
-    async fn hold_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
-        if self.builder.mmap == MmapPolicy::Report || !self.any(|look| look.mappings > 0)? {
-            return Ok(());
-        }
-        let mut asked = HashSet::new();
-        // Whoever is listed may have a child that is not, until it stands still.
+    /// Waits for the next event; for ever, if the files are not frozen. May be dropped and called again without losing
+    /// one. Meanwhile it answers those who ask how the freeze is.
+    ///
+    /// After [`Event::Over`] nothing else comes: what happens from then on is in [`Thawed::last`].
+    ///
+    /// # Errors
+    /// If the kernel side cannot be heard or asked any more.
+    pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            let mut users = self.users(&[UseKind::Mapped], limit).await?;
-            users.retain(|user| {
-                (user.has_company() || self.builder.mmap == MmapPolicy::Stop)
-                    && asked.insert((user.pid, user.started))
-            });
-            if users.is_empty() {
-                return Ok(());
+            if let Some(over) = self.over {
+                return Ok(Event::Over(over));
             }
-            let mut refused: Vec<&User> = users.iter().filter(|user| user.pid != 1).collect();
-            let mut late = Vec::new();
-            if let Some(keeper) = &mut self.keeper {
-                (refused, late) = keeper.hold(&refused, limit).await;
-            }
-            let others = self.others();
-            let mut stopped = Vec::new();
-            for user in refused {
-                if stop::stop(&mut self.guards.controls, &others, user)? {
-                    stopped.push(user);
+            let Some(watch) = &mut self.watch else {
+                return pending().await;
+            };
+            tokio::select! {
+                // In this order, so that no flood of what happens keeps the end away: what has happened before it
+                // is told all the same.
+                biased;
+                () = sleep_until(watch.deadline) => self.over = Some(Over::Expired),
+                Incoming { request, reply } = self.server.next() => match request {
+                    Request::Status => reply.send(&self.report()),
+                    Request::Thaw => {
+                        self.asked.push(reply);
+                        self.over = Some(Over::Asked);
+                    }
+                },
+                event = self.listener.next(&self.gate.names) => {
+                    let event = event?;
+                    if protects_no_more(&event) {
+                        self.gate.protect_again();
+                    }
+                    if self.account.heed(&event) {
+                        return Ok(event);
+                    }
                 }
-            }
-            late.extend(stop::wait_until_stopped(&stopped, limit).await);
-            if let Some(user) = late.first() {
-                return Err(self.not_frozen(format!(
-                    "process {} ({}), which has one mapped, does not stop",
-                    user.pid,
-                    user.name()
-                )));
+                _ = watch.look.tick() => self.examine()?,
             }
         }
     }
 
-    fn stuck(&self, stuck: &Stuck) -> Error {
-        let why = if stuck.pid == 0 {
-            "direct I/O on one does not come to its end".to_owned()
-        } else {
-            format!(
-                "process {} (thread {}) is in the middle of a modification and does not come to its end",
-                stuck.pid, stuck.thread
-            )
+    /// Looks for violations that nobody tells: skipped programs, lost records, replaced files, the end of the time.
+    fn examine(&mut self) -> Result<(), Error> {
+        // First, because whoever has changed a name was told of before he did it, and who he was is worth to know.
+        let replaced = self.gate.replaced();
+        self.listener.catch_up(&self.gate.names);
+        let Some(frozen) = self.gate.frozen else {
+            return Ok(());
         };
-        self.not_frozen(why)
-    }
-
-    fn not_frozen(&self, why: String) -> Error {
-        Error::NotFrozenInTime {
-            files: self.targets.len(),
-            timeout: self.builder.timeout,
-            why,
+        let mut found = Vec::new();
+        if self.gate.guards.were_skipped() {
+            found.push((Why::Skipped, None));
         }
+        if self.listener.decoder.has_lost(&self.gate.tally()?) {
+            found.push((Why::Lost, None));
+        }
+        found.extend(replaced.iter().map(|&file| (Why::Replaced, Some(file))));
+        let is_late = events::now().0 >= frozen.deadline.0;
+        // Else the end of the time is an end like any other.
+        if is_late && self.gate.builder.until == Until::Done {
+            found.push((Why::Expired, None));
+        }
+        for (why, file) in found {
+            let violation = self.listener.decoder.noticed(why, file);
+            self.listener.add(Event::Violated(violation));
+        }
+        Ok(())
     }
 
-    /// Who is held at the moment.
-    #[must_use]
-    pub fn held(&self) -> Vec<(u32, HeldProcess)> {
-        self.guards.controls.all_held()
-    }
-
-    /// What was counted so far.
+    /// Lets everybody go, because whoever relies on the freeze is done.
+    ///
+    /// If it was [over](Event::Over) before, that was too early for them, and a violation.
     ///
     /// # Errors
-    /// If it cannot be read.
-    pub fn tally(&self) -> Result<Tally, Error> {
-        self.guards.controls.tally()
+    /// If the kernel side cannot be told, or it is not known whether the files were modified. Everybody is let go all
+    /// the same: by the keeper, or at the deadline.
+    pub fn thaw(self) -> Result<Thawed, Error> {
+        let early = self.over.is_some();
+        self.end(early)
     }
 
-    /// Flushes again: a page whose store was stopped can be stored to by others until it is
-    /// write-protected again.
-    pub fn protect_again(&self) {
-        let limit = Instant::now() + self.builder.timeout;
-        let flusher = self.flusher.clone();
-        let protected = self.guards.protected();
-        // If it fails, the page stays as it is: whoever continues its process is told of as a violation.
-        tokio::spawn(async move {
-            let began = events::now();
-            if matches!(flusher.flush(limit).await, Flushed::Done) {
-                protected.before(began.0);
+    /// Lets everybody go before whoever relies on the freeze is done, which is a violation.
+    ///
+    /// # Errors
+    /// As for [`Freezer::thaw`].
+    pub fn abandon(self) -> Result<Thawed, Error> {
+        self.end(true)
+    }
+
+    fn end(mut self, early: bool) -> Result<Thawed, Error> {
+        // Whatever has gone wrong: what happens up to the thaw counts.
+        let examined = self.examine();
+        let mut last: Vec<Event> = self.listener.take_pending().into();
+        last.retain(|event| self.account.heed(event));
+        let early = early && self.gate.frozen.is_some() && self.gate.builder.until == Until::Done;
+        if early && !self.account.is_violated() {
+            let violation = self.listener.decoder.noticed(Why::ThawedEarly, None);
+            let event = Event::Violated(violation);
+            self.account.heed(&event);
+            last.push(event);
+        }
+        let report = self.report();
+        let (released, tally) = self.gate.open()?;
+        let report = self.account.conclude(report, &tally);
+        if let Err(error) = examined {
+            if !report.is_violated() {
+                return Err(error);
             }
-        });
-    }
-
-    /// Lets everybody pass from now on. Whoever is held stays so until [`Freezer::thaw`].
-    ///
-    /// # Errors
-    /// If the kernel side cannot be told.
-    pub fn open(&mut self) -> Result<(), Error> {
-        self.guards.controls.order(Phase::Open, 0)
-    }
-
-    /// Lets everybody pass, and continues who was stopped.
-    ///
-    /// # Errors
-    /// If the kernel side cannot be told; the keeper lets everybody go all the same.
-    pub fn thaw(mut self) -> Result<Thawed, Error> {
-        let opened = self.guards.controls.set(Phase::Open, 0);
-        let released = match self.keeper.take() {
-            Some(keeper) => keeper.dismiss(&mut self.guards.controls),
-            None => Recovered::default(),
-        };
-        opened?;
-        Ok(Thawed {
-            released,
-            tally: self.guards.controls.tally()?,
-        })
-    }
-
-    /// The kind of modification with this number.
-    #[must_use]
-    pub fn op(number: u32) -> Op {
-        u8::try_from(number)
-            .ok()
-            .and_then(Op::from_number)
-            .unwrap_or(Op::Unknown)
+            tracing::error!("{error}");
+        }
+        Ok(Thawed::new(self, report, released, last))
     }
 }
 
-impl Drop for Freezer {
-    fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.dismiss(&mut self.guards.controls);
-        }
-    }
+/// Whether others can store to a page now, until it is write-protected again: its fault was stopped, and has made it
+/// writable.
+fn protects_no_more(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::KeptOut(KeptOut {
+            how: How::Held,
+            op: Op::Mmap,
+            ..
+        })
+    )
 }

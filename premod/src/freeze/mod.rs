@@ -1,59 +1,87 @@
 //! Freezing files: their bytes do not change until they are thawed, and writers hardly notice.
 //!
-//! One running `premod freeze` holds one *set* of files.
+//! One process freezes one *set* of files at a time.
 //!
 //! ```text
-//! Freezer::prepare   programs hang, everybody passes
-//! Freezer::close     modifiers are kept out; those in flight land; the files are flushed and verified
-//!        next        who is held, and whatever goes wrong
-//!        thaw        everybody passes, and whoever was stopped is continued
+//! FreezerBuilder::prepare   the files are claimed, programs hang, everybody passes
+//! Freezer::close            modifiers are kept out; those in flight land; the files are flushed and verified
+//!          next             who is held, and whatever goes wrong; others' questions are answered
+//!          thaw             everybody passes, and whoever was stopped is continued
 //! ```
 //!
-//! `guards` is the kernel side, [`keeper`] the process that continues what was stopped when premod cannot.
-//! The [`registry`] keeps two sets from freezing the same file, and knows which set a file belongs to; through
-//! [`control`] others ask a set how it does and tell it to thaw; what it answers is a [`report::SetReport`],
-//! made by its [`account`].
+//! It needs what the command needs (docs/freeze.md). A program that relies on files for as long as another one runs:
+//!
+//! ```no_run
+//! use std::error::Error;
+//!
+//! use premod::freeze::{self, Event, Freezer};
+//! use tokio::{process::Command, runtime};
+//!
+//! fn main() -> Result<(), Box<dyn Error>> {
+//!     // Whoever is held is let go by this program, run once more, whatever becomes of the first.
+//!     freeze::keep_if_asked();
+//!     runtime::Builder::new_current_thread().enable_all().build()?.block_on(copy())
+//! }
+//!
+//! async fn copy() -> Result<(), Box<dyn Error>> {
+//!     let files = ["/srv/db/heap", "/srv/db/wal"];
+//!     let mut freezer = Freezer::builder().paths(files.map(Into::into)).freeze().await?;
+//!     let mut copy = Command::new("cp").args(files).arg("/backup").spawn()?;
+//!     let copied = loop {
+//!         tokio::select! {
+//!             status = copy.wait() => break status?.success(),
+//!             event = freezer.next() => match event? {
+//!                 Event::KeptOut(it) => println!("{} is {}", it.task.pid.0, it.how.name()),
+//!                 Event::Violated(it) => println!("the copy is not safe: {}", it.why.describe()),
+//!                 // The time is up, or somebody wants the files thawed.
+//!                 Event::Over(_) => break false,
+//!             },
+//!         }
+//!     };
+//!     let thawed = freezer.thaw()?;
+//!     println!("safe: {}", copied && !thawed.report.is_violated());
+//!     Ok(thawed.finish().await?)
+//! }
+//! ```
+//!
+//! What lies where:
+//!
+//! ```text
+//! builder   what is to be frozen, and how
+//! freezer   the engine: what happens from the beginning to the end, which is thawed
+//! gate      the algorithm by which files become frozen, with drain, the wait for those that are modifying one
+//! events    what happens meanwhile, typed and decoded
+//! files     what is frozen: targets, the names that lead to them, flushing
+//! users     who uses the files, asked of the kernel
+//! guards    the kernel side: programs, maps, the switch, where they are pinned
+//! hold      processes that stand still: the keeper, which lets them go whatever becomes of premod, and its seizer
+//! claims    the registry, which keeps two sets from freezing the same file, and control, through which others ask a set
+//!           how it does and tell it to thaw
+//! report    what a set answers, and the account that makes it
+//! ```
 
-pub mod account;
 mod builder;
-pub mod control;
+mod claims;
 mod drain;
-mod ended;
-mod file_id;
-mod flush;
+mod events;
+mod files;
 mod freezer;
-pub(crate) mod guards;
-mod happened;
-pub mod keeper;
-mod keeping;
-mod kernel_use;
-mod links;
-mod listening;
-mod lock;
-mod names;
-mod namespaces;
-mod others;
-mod pins;
+mod gate;
+mod guards;
+mod hold;
 mod private;
-mod processes;
-mod ptrace;
-pub mod registry;
 pub mod report;
-mod rings;
-pub mod seizer;
-mod server;
-mod signals;
-mod skips;
-mod spelling;
-mod stop;
-mod target;
 #[cfg(test)]
 pub(crate) mod tests;
+mod thawed;
 mod users;
 
-pub use builder::FreezerBuilder;
+pub use builder::{FreezerBuilder, Terms, Until};
+pub use claims::{control, registry, thaw};
+pub use events::{Event, How, KeptOut, Over, Task, Violation, Why};
+pub use files::target::Target;
 pub use freezer::Freezer;
-pub use happened::{Frozen, Happened, Terms, Thawed, Violation, Why};
-pub use keeping::run as keep;
-pub use target::Target;
-pub use users::{Access, User};
+pub use gate::Frozen;
+pub use hold::{keeper, keeping::keep_if_asked, seizer};
+pub use thawed::Thawed;
+pub use users::{Access, Fate, User};

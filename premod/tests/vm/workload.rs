@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, os::fd::AsFd, path::Path, process::ExitCode, ptr::NonNull};
 
-use crate::freeze::{in_flight, let_go, places, unseen, users};
+use crate::freeze::{in_flight, let_go, library, places, unseen, users};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
@@ -136,6 +136,7 @@ pub(crate) fn is_known(word: &str) -> bool {
             | "write-beside"
             | "lead-an-orphan"
             | "in-time-namespace"
+            | "freeze-by-library"
     )
 }
 
@@ -164,6 +165,7 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
         ("lead-an-orphan", [file, done]) => {
             unseen::lead_an_orphan(Path::new(file), Path::new(done));
         }
+        ("freeze-by-library", [file]) => library::freeze_by_library(Path::new(file)),
         ("in-time-namespace", [offsets, program, ..]) => {
             return places::in_time_namespace(offsets, program, &arguments[2..]);
         }

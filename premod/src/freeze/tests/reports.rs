@@ -5,10 +5,13 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::report;
 use crate::{
-    events::{Device, Op},
-    freeze::report::{
-        Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, State, Violation,
-        Violations,
+    events::{Device, MonotonicNs, Op},
+    freeze::{
+        self, Event, Why,
+        report::{
+            Argv, CommName, CommandReport, FileReport, Held, PathName, SetReport, State, Violation,
+            Violations, account::Account,
+        },
     },
     fuzz,
     output::{is_dangerous, json_line, sets},
@@ -105,7 +108,7 @@ fn any_report() -> impl Strategy<Value = SetReport> {
         all.into_iter().for_each(|one| violations.add(one));
         SetReport {
             pid: crate::events::Pid(pid),
-            deadline_mono_ns: crate::events::MonotonicNs(deadline),
+            deadline_mono_ns: MonotonicNs(deadline),
             remaining_ns,
             refused,
             killed,
@@ -214,4 +217,25 @@ fn the_table_shows_a_row_and_details() {
     );
     assert_eq!(lines.len(), 8 + 17);
     assert_eq!(lines[24], "        file      and 2 more (--json has all)");
+}
+
+#[test]
+fn a_condition_that_lasts_is_told_once_and_each_modification_each_time() {
+    let mut account = Account::begin(&[]);
+    let mut told = |why, path: Option<&'static str>| {
+        let event = Event::Violated(freeze::Violation {
+            why,
+            timestamp: Timestamp::UNIX_EPOCH,
+            mono: MonotonicNs(1),
+            path: path.map(|path| PathName(path.into())),
+            op: None,
+            task: None,
+        });
+        account.heed(&event)
+    };
+    assert!(told(Why::Replaced, Some("/one")) && told(Why::Replaced, Some("/other")));
+    assert!(!told(Why::Replaced, Some("/one")));
+    assert!(told(Why::Expired, None) && !told(Why::Expired, None));
+    assert!(told(Why::Modified, Some("/one")) && told(Why::Modified, Some("/one")));
+    assert!(account.is_violated());
 }

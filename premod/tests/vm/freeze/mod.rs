@@ -5,6 +5,7 @@ mod commands;
 pub(crate) mod fuse;
 pub(crate) mod in_flight;
 pub(crate) mod let_go;
+pub(crate) mod library;
 mod memory;
 mod names;
 mod nowhere;
@@ -44,6 +45,7 @@ pub(crate) fn tests() -> Vec<Test> {
         races::TESTS,
         refusals::TESTS,
         commands::TESTS,
+        library::TESTS,
         parts::TESTS,
     ]
     .concat()

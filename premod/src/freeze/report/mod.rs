@@ -1,12 +1,15 @@
 //! What a set of frozen files says about itself: the answer to `premod status` and `premod thaw`, and a
 //! line of JSON for programs (docs/json.md).
 
+pub(super) mod account;
+mod spelling;
+
 use jiff::Timestamp;
 use premod_common::guard::{MmapPolicy, Mode};
 use serde::{Deserialize, Serialize};
 
-pub use super::spelling::{Argv, CommName, PathName};
-use super::spelling::{MmapWord, ModeWord, date, op};
+pub use self::spelling::{Argv, CommName, PathName};
+use self::spelling::{MmapWord, ModeWord, date, op};
 use crate::{
     events::{Device, MonotonicNs, Op, Pid, Tid},
     output::json::SCHEMA,

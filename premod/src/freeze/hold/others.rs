@@ -5,15 +5,17 @@ use std::path::Path;
 use aya::maps::{HashMap, MapData};
 use premod_common::guard::{HeldProcess, Phase};
 
-use super::{guards::Controls, pins};
-use crate::events;
+use crate::{
+    events,
+    freeze::guards::{Controls, pins},
+};
 
 /// Those that live.
 pub(crate) struct Others(Vec<Controls>);
 
 impl Others {
     /// All but the one whose maps are pinned in this directory.
-    pub(super) fn than(own: &Path) -> Self {
+    pub(in crate::freeze) fn than(own: &Path) -> Self {
         // Where they cannot be found, nobody has pinned any.
         let all = pins::all().unwrap_or_default().into_iter();
         let lives =

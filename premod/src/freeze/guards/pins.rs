@@ -17,8 +17,10 @@ use std::{
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
-use super::{private, processes::started};
-use crate::error::Error;
+use crate::{
+    error::Error,
+    freeze::{hold::processes::started, private},
+};
 
 /// Where the BPF filesystem is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -54,8 +56,14 @@ impl Pins {
         make(&root).map_err(|error| failed(error.to_string()))?;
         trusted()?;
         let directory = root.join(format!("{pid}-{began}"));
-        make(&directory).map_err(|error| failed(error.to_string()))?;
-        Ok(Self(directory))
+        // Nobody but this very process can have made it already.
+        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => Ok(Self(directory)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(failed(
+                "this process freezes a set of files already".to_owned(),
+            )),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

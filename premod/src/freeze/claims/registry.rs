@@ -29,11 +29,13 @@ use super::{
     file_id::name_of,
     links::{self, Links},
     lock::{Lock, Refusal},
-    private,
-    report::SetReport,
     server::Server,
 };
-use crate::{Error, events::Pid};
+use crate::{
+    Error,
+    events::Pid,
+    freeze::{private, report::SetReport},
+};
 
 /// Where the run directory is.
 pub const RUN_DIRECTORY: &str = "/run/premod";
@@ -88,7 +90,7 @@ impl Registry {
 
     /// The same directory, with answers for this user only.
     #[cfg(test)]
-    pub(super) fn with_user(&self, user: u32) -> Self {
+    pub(in crate::freeze) fn with_user(&self, user: u32) -> Self {
         let directory = self.directory.clone();
         Self { directory, user }
     }

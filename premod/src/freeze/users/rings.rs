@@ -13,14 +13,17 @@ use std::{
 
 use premod_common::guard::{Mode, UseKind};
 
-use super::{freezer::Freezer, users::User};
-use crate::error::Error;
+use super::User;
+use crate::{error::Error, freeze::gate::Gate};
 
 /// How long they may take. Whoever takes longer, or cannot be seized, is kept out like anybody else: its requests fail.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-impl Freezer {
-    pub(super) async fn hold_who_has_rings(&mut self, limit: Instant) -> Result<(), Error> {
+impl Gate {
+    pub(in crate::freeze) async fn hold_who_has_rings(
+        &mut self,
+        limit: Instant,
+    ) -> Result<(), Error> {
         if self.builder.mode != Mode::Hold || !self.any(|look| look.writers > 0)? {
             return Ok(());
         }

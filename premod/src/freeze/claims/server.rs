@@ -19,8 +19,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{control::Request, lock::Lock, report::SetReport};
-use crate::output::json_line;
+use super::{control::Request, lock::Lock};
+use crate::{freeze::report::SetReport, output::json_line};
 
 /// Most clients at a time; further ones wait to be let in.
 const CLIENTS_MAX: usize = 64;

@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{file_id::FileId, report::SetReport};
-use crate::output::json_line;
+use super::file_id::FileId;
+use crate::{freeze::report::SetReport, output::json_line};
 
 /// Keeps a report for whoever comes.
 pub(super) fn keep(directory: &Path, report: &SetReport) -> io::Result<()> {

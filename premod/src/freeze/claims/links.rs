@@ -13,8 +13,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::{lock::Lock, processes::started};
-use crate::events::Pid;
+use super::lock::Lock;
+use crate::{events::Pid, freeze::hold::processes::started};
 
 /// The links of one claim. They are removed on drop; if the process is killed they stay, and lead nowhere.
 #[derive(Debug)]

@@ -1,5 +1,9 @@
 //! The kernel side of a freeze: its programs, its maps, its switch.
 
+pub(super) mod namespaces;
+pub(super) mod pins;
+mod skips;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -24,7 +28,7 @@ use premod_common::{
     inode::InodeAddress,
 };
 
-use super::{pins::MAPS, skips::Skips};
+use self::{pins::MAPS, skips::Skips};
 use crate::{
     error::Error,
     kernel::{

@@ -11,13 +11,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
 
 use super::{
-    guards::Controls,
     keeper::let_go,
     others::Others,
     processes::{TICK, is_stopped, stands_still, started},
-    users::User,
 };
-use crate::{error::Error, events};
+use crate::{
+    error::Error,
+    events,
+    freeze::{guards::Controls, users::User},
+};
 
 /// How often a process is looked at until it has stopped.
 const LOOK: Duration = Duration::from_millis(1);

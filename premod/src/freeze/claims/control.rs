@@ -18,9 +18,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::report::SetReport;
 pub use super::server::{Incoming, Reply, Server};
-use crate::{Error, events::Pid, output::json_line};
+use crate::{Error, events::Pid, freeze::report::SetReport, output::json_line};
 
 /// The longest answer that is read: 4,096 files with the longest paths, all escaped, and everybody held.
 const ANSWER_MAX: u64 = 256 << 20;

@@ -17,8 +17,11 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
 
-use super::{guards::Guards, target::Target, users::Unknown};
-use crate::error::Error;
+use super::target::Target;
+use crate::{
+    error::Error,
+    freeze::{guards::Guards, users::Unknown},
+};
 
 /// Links that the kernel follows in one path (`MAXSYMLINKS`).
 const LINKS: usize = 40;

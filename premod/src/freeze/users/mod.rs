@@ -3,6 +3,9 @@
 //! The kernel is asked, by inode (`premod-ebpf/src/freeze/users.rs`): through overlayfs the same file is another one for
 //! whoever looks at it by name.
 
+mod fate;
+mod rings;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::{self, Read},
@@ -17,8 +20,12 @@ use tokio::{
     time::{Instant as TokioInstant, timeout_at},
 };
 
-use super::{guards::Guards, processes::comm, rings::has_ring};
-use crate::error::Error;
+pub use self::fate::Fate;
+use self::rings::has_ring;
+use crate::{
+    error::Error,
+    freeze::{guards::Guards, hold::processes::comm},
+};
 
 /// How a process uses a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,12 @@
 //! What the keeper's process does.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
+    process::{self, Command},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -16,16 +18,21 @@ use premod_common::{
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
-    guards::Controls,
     keeper::{Recovered, answer, release},
     others::Others,
-    pins,
     processes::{TICK, comm, companions, is_stopped_by_signal, started},
     seizer::{Order, Outcome, Seizer},
     stop,
-    users::User,
 };
-use crate::{error::Error, events};
+use crate::{
+    error::Error,
+    events,
+    freeze::{
+        guards::{Controls, pins},
+        users::User,
+    },
+    output::printable,
+};
 
 /// How often the keeper looks at the deadline, and whether premod lives.
 const LOOK: Timespec = Timespec {
@@ -37,11 +44,44 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The number of orders that nobody has given but the kernel side.
 const OWN: u64 = 0;
 
+/// By what a keeper is known among the processes, and knows itself.
+const NAME: [&str; 2] = ["premod", "keeper"];
+
+/// Whether this program would be a keeper if it were run as one.
+static KNOWS: AtomicBool = AtomicBool::new(false);
+
+/// Has to come first in the `main` of a program that freezes: the program is run once more as its own keeper, which holds
+/// others and lets them go whatever becomes of the program. In the keeper this does not return.
+pub fn keep_if_asked() {
+    let mut words = env::args_os();
+    let is_asked = NAME
+        .iter()
+        .all(|name| words.next().is_some_and(|word| word == *name));
+    if let (true, Some(directory), None) = (is_asked, words.next(), words.next()) {
+        let kept = run(Path::new(&directory));
+        // Nobody hears it but who calls it by hand.
+        if let Err(error) = &kept {
+            let sentence = printable(error.to_string().as_bytes());
+            let _ = writeln!(io::stderr(), "premod: {sentence}");
+        }
+        process::exit(kept.map_or(1, |()| 0));
+    }
+    KNOWS.store(true, Ordering::Relaxed);
+}
+
+/// This very program, as the keeper of the maps in this directory; `None` if it would not know what it is run for.
+pub(super) fn command(directory: &Path) -> Option<Command> {
+    if !KNOWS.load(Ordering::Relaxed) {
+        return None;
+    }
+    let [program, word] = NAME;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(program).arg(word).arg(directory);
+    Some(command)
+}
+
 /// What the keeper does. It ends when the pipe on its stdin does.
-///
-/// # Errors
-/// If the maps are not there.
-pub fn run(directory: &Path) -> Result<(), Error> {
+fn run(directory: &Path) -> Result<(), Error> {
     // What is sent to premod's terminal or session is not meant for it.
     let _ = rustix::process::setsid();
     let mut keeping = Keeping::begin(directory)?;

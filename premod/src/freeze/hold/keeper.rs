@@ -7,9 +7,8 @@
 
 use std::{
     io::{self, Write},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -23,17 +22,21 @@ use rustix::{
 use tokio::task::yield_now;
 
 use super::{
-    guards::Controls,
-    namespaces,
+    keeping,
     others::Others,
-    pins::{self, Pins},
     processes::{TICK, started},
     seizer::Outcome,
-    users::User,
 };
 use crate::{
     error::Error,
     events::{self, Pid},
+    freeze::{
+        guards::{
+            Controls, namespaces,
+            pins::{self, Pins},
+        },
+        users::User,
+    },
 };
 
 /// How often the keeper looks at the deadline, and whether premod lives.
@@ -183,10 +186,11 @@ impl Keeper {
                 .to_owned(),
             reason,
         };
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("premod")
-            .arg("keeper")
-            .arg(pins.path())
+        let Some(mut command) = keeping::command(pins.path()) else {
+            let why = "this program does not call premod::freeze::keep_if_asked first of all";
+            return Err(failed(why.to_owned()));
+        };
+        let mut child = command
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
