@@ -20,7 +20,9 @@ use crate::{
 struct Line<'a, T> {
     schema: u32,
     r#type: &'static str,
-    timestamp: String,
+    /// If the body has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<String>,
     mono_ns: MonotonicNs,
     #[serde(flatten)]
     body: &'a T,
@@ -51,23 +53,13 @@ impl Stream {
 
     /// A process was stopped (`held`), refused or killed.
     pub(crate) fn kept_out(&mut self, how: &'static str, who: &Held, mono: MonotonicNs) {
-        self.line(how, who, mono);
+        let timestamp = format!("{:.9}", Clocks::now().date(mono));
+        self.write(&line(how, Some(timestamp), mono, who));
     }
 
     /// A file was modified, or may have been.
     pub(crate) fn violated(&mut self, violation: &Violation, mono: MonotonicNs) {
-        self.line("violated", violation, mono);
-    }
-
-    fn line<T: Serialize>(&mut self, r#type: &'static str, body: &T, mono: MonotonicNs) {
-        let timestamp = format!("{:.9}", Clocks::now().date(mono));
-        self.write(&json_line(&Line {
-            schema: SetReport::SCHEMA,
-            r#type,
-            timestamp,
-            mono_ns: mono,
-            body,
-        }));
+        self.write(&line("violated", None, mono, violation));
     }
 
     fn write(&mut self, line: &[u8]) {
@@ -108,5 +100,42 @@ impl Stream {
     /// What it writes to, in a word.
     pub(crate) fn name(&self) -> &str {
         self.to.as_ref().map_or("", |(_, name)| name)
+    }
+}
+
+fn line<T: Serialize>(
+    r#type: &'static str,
+    timestamp: Option<String>,
+    mono_ns: MonotonicNs,
+    body: &T,
+) -> Vec<u8> {
+    json_line(&Line {
+        schema: SetReport::SCHEMA,
+        r#type,
+        timestamp,
+        mono_ns,
+        body,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a key that is there twice some readers take the first, some the last, and some take neither.
+    #[test]
+    fn a_violation_has_one_time() {
+        let violation = Violation {
+            timestamp: Clocks::now().date(MonotonicNs(5)),
+            path: None,
+            op: None,
+            pid: None,
+            tid: None,
+            comm: None,
+            why: "it could not be prevented".to_owned(),
+        };
+        let line = String::from_utf8(line("violated", None, MonotonicNs(5), &violation)).unwrap();
+        assert_eq!(line.matches("\"timestamp\":").count(), 1, "{line}");
+        assert!(line.starts_with(r#"{"schema":"#), "{line}");
     }
 }
