@@ -84,6 +84,7 @@ pub struct Facts {
     pub task_struct_group_leader: u32,
     pub task_struct_start_boottime: u32,
     pub signal_struct_nr_threads: u32,
+    pub signal_struct_live: u32,
     pub signal_struct_shared_pending: u32,
     pub signal_struct_group_stop_count: u32,
     pub signal_struct_flags: u32,

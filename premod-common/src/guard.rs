@@ -158,8 +158,8 @@ pub struct Waiting {
     pub started: u64,
     /// Process id in the initial pid namespace.
     pub pid: u32,
-    /// Non-zero: other processes may have its descriptors or its memory.
-    pub shares: u32,
+    /// The thread that waits, if other processes may have its descriptors or its memory; else 0.
+    pub sharer: u32,
 }
 
 /// What the kernel side has to know of premod itself. Written by user space only.

@@ -103,7 +103,11 @@ fn ask(task: Running) {
     let waiting = Waiting {
         started: task.started(),
         pid: task.process(),
-        shares: task.may_share().into(),
+        sharer: if task.may_share() {
+            current_task() as u32
+        } else {
+            0
+        },
     };
     // SAFETY: the record lives through the call. If there is no room, it is told again.
     unsafe {

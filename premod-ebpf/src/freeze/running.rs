@@ -146,6 +146,17 @@ impl Running {
         }
     }
 
+    /// How many of them have not ended: a first thread counts as one of its process until all others have ended, too, and holds
+    /// neither memory nor descriptors meanwhile.
+    #[inline(always)]
+    fn live_threads(self) -> i32 {
+        // SAFETY: signal is a pointer to a signal_struct, whose counter is an int.
+        unsafe {
+            let signal: *const u8 = load!(self.0, task_struct_signal);
+            load!(signal, signal_struct_live)
+        }
+    }
+
     /// Whether something waits for the task that it looks after before it returns to user mode, so that the system call
     /// is repeated which ends with `ERESTARTNOINTR`.
     #[inline(always)]
@@ -157,7 +168,7 @@ impl Running {
     /// Other processes may have its descriptors or its memory: more hold them than its process has threads.
     #[inline(always)]
     pub(crate) fn may_share(self) -> bool {
-        let threads = self.threads();
+        let threads = self.live_threads();
         // SAFETY: files is a pointer to a files_struct, whose counter is an int.
         let holders: i32 = unsafe {
             let files: *const u8 = load!(self.0, task_struct_files);
@@ -174,7 +185,7 @@ impl Running {
             let memory: *const u8 = load!(self.0, task_struct_mm);
             load!(memory, mm_struct_mm_users)
         };
-        holders > self.threads()
+        holders > self.live_threads()
     }
 
     /// Its process does something when it gets SIGCONT.

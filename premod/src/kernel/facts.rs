@@ -213,6 +213,7 @@ const OFFSETS: &[Offset] = &[
         signal_struct_nr_threads,
         FREEZING
     ),
+    offset!(signal_struct, "live.counter", signal_struct_live, FREEZING),
     offset!(
         signal_struct,
         "shared_pending.signal",

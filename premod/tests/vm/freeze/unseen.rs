@@ -282,7 +282,7 @@ fn who_is_traced_by_others_is_held_all_the_same(place: &Place) {
 }
 
 fn a_sibling_cannot_send_the_bytes_elsewhere(place: &Place) {
-    for how in ["thread", "process"] {
+    for how in ["thread", "process", "last"] {
         as_a_rule(|| keeps_its_bytes(place, how));
     }
 }
@@ -297,7 +297,11 @@ fn keeps_its_bytes(place: &Place, how: &str) -> bool {
         .args([&path, &other])
         .spawn()
         .expect("this program");
-    process::wait_for("it is held", || process::is_stopped(child.id()));
+    process::wait_for("it is held", || {
+        process::threads(child.id())
+            .into_iter()
+            .any(process::is_stopped)
+    });
     thread::sleep(2 * WHILE);
     terminate(freeze).expect(0);
     assert!(process::wait(&mut child).success(), "{how}");
@@ -306,7 +310,7 @@ fn keeps_its_bytes(place: &Place, how: &str) -> bool {
 }
 
 /// `write-beside HOW FILE OTHER`: writes to a descriptor, while a sibling, a thread or a process that has the same
-/// descriptors, makes it that of another file half a second later.
+/// descriptors, makes it that of another file half a second later. `last`: such a process, and the first thread ends.
 pub(crate) fn write_beside(how: &str, path: &Path, other: &Path) {
     let open = |path: &Path| File::options().write(true).open(path).expect("open");
     let (file, other) = (open(path), open(other));
@@ -333,5 +337,14 @@ pub(crate) fn write_beside(how: &str, path: &Path, other: &Path) {
         };
         assert!(child > 0, "{}", std::io::Error::last_os_error());
     }
-    rustix::io::pwrite(&file, b"written", 0).expect("pwrite");
+    let write = move || {
+        rustix::io::pwrite(&file, b"written", 0).expect("pwrite");
+        std::process::exit(0);
+    };
+    if how != "last" {
+        write();
+    }
+    thread::spawn(write);
+    // SAFETY: ends this thread, which owns nothing that another one needs.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
