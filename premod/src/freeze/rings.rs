@@ -13,7 +13,11 @@ use std::{
 
 use premod_common::guard::{Mode, UseKind};
 
-use super::{freezer::Freezer, users::User};
+use super::{
+    freezer::Freezer,
+    processes::{has_ended, threads},
+    users::User,
+};
 use crate::error::Error;
 
 /// How long they may take. Whoever takes longer, or cannot be seized, is kept out like anybody else: its requests fail.
@@ -36,9 +40,18 @@ impl Freezer {
     }
 }
 
-/// Whether a process has a ring among its descriptors.
+/// Whether a process has a ring among its descriptors. Its first thread has none any more when it has ended.
 pub(super) fn has_ring(pid: u32) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    if has_ended(pid, pid) {
+        return threads(pid)
+            .into_iter()
+            .any(|one| thread_has_ring(pid, one));
+    }
+    thread_has_ring(pid, pid)
+}
+
+fn thread_has_ring(pid: u32, thread: u32) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/task/{thread}/fd"));
     descriptors.into_iter().flatten().flatten().any(|entry| {
         fs::read_link(entry.path()).is_ok_and(|file| file == Path::new("anon_inode:[io_uring]"))
     })
