@@ -91,6 +91,7 @@ pub(crate) fn whereabouts(pid: u32, thread: u32) -> Whereabouts {
         b'Z' | b'X' => Whereabouts::Gone,
         // A task stops on its way out of the kernel.
         b'T' | b't' => Whereabouts::Outside,
+        b'D' if waits_for_child(pid, thread) || is_dumping_core(pid) => Whereabouts::Outside,
         // One that waits for its memory may be asked for its state, and not for its call.
         b'D' => Whereabouts::Inside,
         b'S' | b'I' => match fs::read(format!("/proc/{pid}/task/{thread}/syscall")) {
@@ -118,6 +119,22 @@ pub(crate) fn threads(pid: u32) -> Vec<u32> {
 /// Whether a thread has ended: nobody can seize it any more.
 pub(crate) fn has_ended(pid: u32, thread: u32) -> bool {
     Stat::of_thread(pid, thread).is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Whether a thread sleeps until a child that has its memory executes a program or ends (vfork): it does not return to user
+/// mode before, and cannot be interrupted.
+pub(crate) fn waits_for_child(pid: u32, thread: u32) -> bool {
+    /// Where it sleeps then; compilers put the second one into the first.
+    const PLACES: [&[u8]; 2] = [b"kernel_clone", b"wait_for_vfork_done"];
+    let place = || fs::read(format!("/proc/{pid}/task/{thread}/wchan")).unwrap_or_default();
+    Stat::of_thread(pid, thread).is_some_and(|stat| stat.state == b'D')
+        && PLACES.contains(&place().as_slice())
+}
+
+/// Whether the kernel writes the core of a process that dies: nobody of it returns to user mode. To interrupt it would cut
+/// the core off.
+pub(crate) fn is_dumping_core(pid: u32) -> bool {
+    number_in_status(pid, b"CoreDumping:") == Some(1)
 }
 
 /// The process that a thread is of.
