@@ -82,6 +82,8 @@ pub struct Facts {
     pub task_struct_signal: u32,
     pub task_struct_pending: u32,
     pub task_struct_group_leader: u32,
+    pub task_struct_ptrace: u32,
+    pub task_struct_parent: u32,
     pub task_struct_start_boottime: u32,
     pub signal_struct_nr_threads: u32,
     pub signal_struct_live: u32,

@@ -6,7 +6,7 @@ use crate::{
     call,
     facts::fact,
     kernel::{load, read},
-    maps::{COMMANDS, settings},
+    maps::{COMMANDS, own, settings},
 };
 
 /// What the entry of an exception puts into the place of a system call's number.
@@ -209,12 +209,28 @@ impl Running {
         }
     }
 
-    /// It stops, or dies, before it returns to user mode.
+    /// Somebody else than premod's keeper traces it. It gets a signal only if he lets it, and stops only if he does.
+    #[inline(always)]
+    fn is_traced_by_others(self) -> bool {
+        // SAFETY: ptrace is an unsigned int; parent is a pointer to a task_struct, whose tgid is a pid_t.
+        unsafe {
+            let traced: u32 = load!(self.0, task_struct_ptrace);
+            let tracer: *const u8 = load!(self.0, task_struct_parent);
+            if traced == 0 || tracer.is_null() {
+                return false;
+            }
+            let tracer: u32 = load!(tracer, task_struct_tgid);
+            tracer != own().keeper
+        }
+    }
+
+    /// It stops, or dies, before it returns to user mode, whatever others do but to send SIGCONT.
     #[inline(always)]
     pub(crate) fn is_to_stop_or_die(self) -> bool {
         // SAFETY: as in `being_stopped_by`.
         let pending: u64 = unsafe { load!(self.0, task_struct_pending) };
-        pending & bit(SIGKILL) != 0 || self.being_stopped_by() == SIGSTOP
+        pending & bit(SIGKILL) != 0
+            || self.being_stopped_by() == SIGSTOP && !self.is_traced_by_others()
     }
 
     /// The signal by which somebody is stopping the process already; 0 if nobody is.

@@ -59,7 +59,7 @@ fn fate(user: &User, settings: &Settings) -> &'static str {
     let maps = user.maps();
     match (settings.mmap, settings.deny.is_some()) {
         (MmapPolicy::Stop, _) if maps => "held from the beginning",
-        (MmapPolicy::Hold | MmapPolicy::Kill, _) if maps && user.has_company() => {
+        (MmapPolicy::Hold | MmapPolicy::Kill, _) if maps && user.evades_a_stop() => {
             "held from the beginning"
         }
         (MmapPolicy::Hold, _) if maps => "held if it writes, stopped if it stores",

@@ -229,7 +229,7 @@ impl Freezer {
     }
 
     /// Holds processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
-    /// because another thread could use the page while one faults.
+    /// because another thread could use the page while one faults, or because a tracer decides whether they stop.
     async fn hold_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
         if self.builder.mmap == MmapPolicy::Report || !self.any(|look| look.mappings > 0)? {
             return Ok(());
@@ -239,7 +239,7 @@ impl Freezer {
         loop {
             let mut users = self.users(&[UseKind::Mapped], limit).await?;
             users.retain(|user| {
-                (user.has_company() || self.builder.mmap == MmapPolicy::Stop)
+                (user.evades_a_stop() || self.builder.mmap == MmapPolicy::Stop)
                     && asked.insert((user.pid, user.started))
             });
             if users.is_empty() {

@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant as TokioInstant, timeout_at},
 };
 
-use super::{guards::Guards, processes::comm, rings::has_ring};
+use super::{
+    guards::Guards,
+    processes::{comm, tracer_of},
+    rings::has_ring,
+};
 use crate::error::Error;
 
 /// How a process uses a file.
@@ -62,6 +66,13 @@ impl User {
     /// Its name for a sentence.
     pub(crate) fn name(&self) -> String {
         String::from_utf8_lossy(&self.comm).into_owned()
+    }
+
+    /// Whether it cannot be relied on that it is stopped at a store: others may store to the same page, or whoever traces it
+    /// decides whether it stops.
+    #[must_use]
+    pub fn evades_a_stop(&self) -> bool {
+        self.has_company() || tracer_of(self.pid).is_some_and(|tracer| tracer != 0)
     }
 
     /// Whether others can store to a page that a fault of one of its threads has made writable.

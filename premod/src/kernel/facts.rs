@@ -201,6 +201,8 @@ const OFFSETS: &[Offset] = &[
         task_struct_group_leader,
         FREEZING
     ),
+    offset!(task_struct, "ptrace", task_struct_ptrace, FREEZING),
+    offset!(task_struct, "parent", task_struct_parent, FREEZING),
     offset!(
         task_struct,
         "start_boottime",
