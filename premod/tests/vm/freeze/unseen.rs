@@ -37,6 +37,7 @@ tests! {
     Alone a_store_that_a_tracer_lets_through_is_told on Every,
     Alone a_sibling_cannot_send_the_bytes_elsewhere,
     Alone without_its_keeper_a_freeze_holds_all_the_same on Every,
+    Alone a_keeper_that_somebody_has_stopped_lets_go_at_once,
 }
 
 /// Time for whatever would go wrong.
