@@ -8,7 +8,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    mount::{UnmountFlags, mount_bind, unmount},
+};
 
 use super::{
     policies::{records, terminate},
@@ -21,6 +24,7 @@ tests! {
     Alone a_second_name_that_is_replaced_violates_the_freeze,
     Alone a_name_that_is_another_files_for_a_moment_violates_the_freeze on Every,
     Alone a_directory_above_that_is_renamed_violates_the_freeze,
+    Alone a_name_that_is_covered_for_a_moment_violates_the_freeze on Every,
     Alone other_names_may_change,
     Alone a_path_through_the_root_of_a_container_leads_to_its_file,
 }
@@ -119,6 +123,15 @@ fn a_directory_above_that_is_renamed_violates_the_freeze(place: &Place) {
 }
 
 /// Neighbours, a second name that was not given, a link that nobody has used.
+fn a_name_that_is_covered_for_a_moment_violates_the_freeze(place: &Place) {
+    let (data, other) = (tree(place, "covered"), tree(place, "cover"));
+    let ended = frozen(&[&data], || {
+        mount_bind(&other, &data).expect("mount");
+        unmount(&data, UnmountFlags::empty()).expect("umount");
+    });
+    is_violated(ended, &data);
+}
+
 fn other_names_may_change(place: &Place) {
     let path = tree(place, "tree");
     let beside = path.with_file_name("beside");
