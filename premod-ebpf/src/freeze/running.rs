@@ -13,6 +13,9 @@ use crate::{
 const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
+/// `swapon`: in calls of 64 bits, and of 32 bits, where the other call with this number opens nothing.
+const SWAPON: u64 = 167;
+const SWAPON_OF_32_BITS: u64 = 87;
 /// The signal that kills, and those that stop a process, of the kernel's stable interface.
 const SIGKILL: u8 = 9;
 pub(crate) const SIGSTOP: u8 = 19;
@@ -102,6 +105,12 @@ impl Running {
     #[inline(always)]
     pub(crate) fn is_in_restartable_call(self) -> bool {
         self.call().is_some_and(|call| call != IO_URING_ENTER)
+    }
+
+    /// In swapon(2).
+    #[inline(always)]
+    pub(crate) fn is_in_swapon(self) -> bool {
+        matches!(self.call(), Some(SWAPON | SWAPON_OF_32_BITS))
     }
 
     /// Process id in the initial pid namespace.

@@ -66,6 +66,7 @@ const HOOKS: &[Attachment] = &[
     lsm("file_ioctl", "file_ioctl"),
     lsm("file_mprotect", "file_mprotect"),
     lsm("mmap_file", "mmap_file"),
+    lsm("file_open", "file_open"),
     lsm("file_permission", "file_permission"),
 ];
 
