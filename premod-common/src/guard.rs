@@ -158,8 +158,8 @@ pub struct Waiting {
     pub started: u64,
     /// Process id in the initial pid namespace.
     pub pid: u32,
-    /// Non-zero: other processes may have its descriptors or its memory.
-    pub shares: u32,
+    /// The thread that waits, if other processes may have its descriptors or its memory; else 0.
+    pub sharer: u32,
 }
 
 /// What the kernel side has to know of premod itself. Written by user space only.
@@ -170,6 +170,8 @@ pub struct Own {
     pub signal: u64,
     /// `TIF_SIGPENDING` as a bit of `thread_info.flags`; 0 if it could not be found out, so that nobody can be interrupted.
     pub interrupt: u64,
+    /// Address of the mount namespace in which the files were opened.
+    pub namespace: u64,
     /// Process id of the keeper in the initial pid namespace, which seizes; 0 if there is none.
     pub keeper: u32,
     /// Always zero.
@@ -224,6 +226,8 @@ pub struct Look {
     pub tgid: u32,
     /// Address of the dentry that the file was opened by.
     pub dentry: u64,
+    /// Address of the mount namespace that it was opened in.
+    pub namespace: u64,
     /// Address of the asking process's `signal_struct`.
     pub signal: u64,
     /// The bits of `thread_info.flags` that were changed by an interruption of the asking thread; 0 if there was none.
@@ -385,9 +389,9 @@ pub const IN_FLIGHT_MAX: u32 = 16384;
 const _: () = assert!(
     size_of::<HeldProcess>() == 56
         && size_of::<GuardRecord>() == 56
-        && size_of::<Look>() == 64
+        && size_of::<Look>() == 72
         && size_of::<Waiting>() == 16
-        && size_of::<Own>() == 24
+        && size_of::<Own>() == 32
         && size_of::<Use>() == 40
 );
 

@@ -371,6 +371,12 @@ impl File {
     }
 }
 
+/// Address of the namespace of a mount, of which this is the `struct vfsmount`.
+#[inline(always)]
+pub(crate) fn namespace_of(mount: u64) -> u64 {
+    read(mount - u64::from(fact!(mount_mnt)) + u64::from(fact!(mount_mnt_ns)))
+}
+
 /// Where the file is, as far as the hook knows: addresses of `struct vfsmount` and `struct dentry`, 0 when not
 /// known. The dentry's, as long as it is passed on unchanged, is one whose type the verifier knows.
 #[derive(Clone, Copy)]

@@ -14,7 +14,7 @@ use premod_common::event::{
 
 use crate::{
     directories::{self, Identity},
-    kernel::{Inode, Place, is_unhashed, load, read, read_u32, untyped},
+    kernel::{Inode, Place, is_unhashed, load, namespace_of, read, read_u32, untyped},
     maps::{EVENTS, fact, setting},
     scratch::{Located, Scratch, Walk, walk_up},
 };
@@ -324,12 +324,6 @@ pub(crate) fn changes_of_namespace(mount: u64) -> u64 {
         return UNMOUNTED;
     }
     read(namespace + u64::from(fact!(mnt_namespace_event)))
-}
-
-/// Address of the mount's namespace.
-#[inline(always)]
-pub(crate) fn namespace_of(mount: u64) -> u64 {
-    read(mount - u64::from(fact!(mount_mnt)) + u64::from(fact!(mount_mnt_ns)))
 }
 
 /// Whether the names of mount points above this mount are the choice of others than those who run premod.

@@ -48,6 +48,17 @@ fn file_permission(ctx: LsmContext) -> i32 {
     written(ctx.arg(0))
 }
 
+/// `security_file_open(struct file *file)`, 6.1 to 7.x: a file that becomes a swap file is opened for it by the kernel, which
+/// then writes its blocks and asks nobody.
+#[lsm(hook = "file_open")]
+fn file_open(ctx: LsmContext) -> i32 {
+    let verdict: i32 = ctx.arg(1);
+    if verdict != 0 || !Running::now().is_in_swapon() {
+        return verdict;
+    }
+    written(ctx.arg(0))
+}
+
 /// Out of line, so that a read pays for little more than the call of the program.
 #[inline(never)]
 fn written(file: *const u8) -> i32 {

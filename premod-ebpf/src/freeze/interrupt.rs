@@ -36,6 +36,8 @@ const TELL_AGAIN: u16 = 16;
 /// preempt tasks that run in it, nobody else gets this CPU meanwhile.
 const WAIT: u64 = 1_000_000;
 const WAIT_MAX: u64 = 5_000_000;
+/// How long whoever would see that it is interrupted waits, and then is stopped: longer than the keeper needs as a rule.
+const WAIT_UNSEEN: u64 = 50_000_000;
 /// More steps than fit into that time.
 const STEPS: u32 = 1 << 20;
 
@@ -59,8 +61,12 @@ pub(crate) fn hold(task: Running, inode: InodeAddress, op: Op, now: u64) -> bool
     if rounds % TELL_AGAIN == 0 {
         ask(task);
     }
-    let patience = WAIT * (u64::from(rounds) + 1);
-    wait(own.interrupt, now + patience.min(WAIT_MAX));
+    let patience = if task.handles_sigcont() {
+        WAIT_UNSEEN
+    } else {
+        (WAIT * (u64::from(rounds) + 1)).min(WAIT_MAX)
+    };
+    wait(own.interrupt, now + patience);
     is_interrupted(own.interrupt) || (interrupt(task) && is_interrupted(own.interrupt))
 }
 
@@ -103,7 +109,11 @@ fn ask(task: Running) {
     let waiting = Waiting {
         started: task.started(),
         pid: task.process(),
-        shares: task.may_share().into(),
+        sharer: if task.may_share() {
+            current_task() as u32
+        } else {
+            0
+        },
     };
     // SAFETY: the record lives through the call. If there is no room, it is told again.
     unsafe {

@@ -119,8 +119,8 @@ pub(crate) fn fault_is_over(inode: InodeAddress) {
 /// Whether somebody can store to the page that the running thread has made writable.
 ///
 /// A store of its own comes after the fault, and the signal before it, unless somebody has taken that back. A store by
-/// the kernel (`read` into the mapping, `process_vm_writev`) is part of the fault's caller, and happens. And others that
-/// have the same memory need no fault.
+/// the kernel (`read` into the mapping, `process_vm_writev`) is part of the fault's caller, and happens. Others that
+/// have the same memory need no fault. And whoever is traced gets the signal only if his tracer lets him.
 #[inline(always)]
 fn can_store(task: Running) -> bool {
     !task.is_in_fault_of_user()

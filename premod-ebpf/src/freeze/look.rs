@@ -5,7 +5,7 @@ use premod_common::guard::Look;
 
 use crate::{
     interrupt::send_and_take_back,
-    kernel::{File, current_process, load},
+    kernel::{File, current_process, load, namespace_of},
     maps::{LOOK, SUPERBLOCKS, settings},
     running::Running,
 };
@@ -31,7 +31,8 @@ fn look(ctx: FEntryContext) -> i32 {
         send_and_take_back();
         interrupt ^= task.flags();
     }
-    let inode = File(ctx.arg(0)).inode();
+    let file = File(ctx.arg(0));
+    let (inode, place) = (file.inode(), file.place());
     // SAFETY: the offsets are those of the members in struct inode, struct address_space and struct
     // super_block; the counters are ints, s_writers.frozen is an int or an unsigned short, of which the
     // lower half is enough.
@@ -46,7 +47,8 @@ fn look(ctx: FEntryContext) -> i32 {
             mappings: load!(mapping, address_space_i_mmap_writable),
             frozen: u32::from(load!(inode.superblock().0, super_block_s_writers_frozen: u16)),
             tgid: current_process(),
-            dentry: File(ctx.arg(0)).place().dentry,
+            dentry: place.dentry,
+            namespace: namespace_of(place.mount),
             signal: task.signal(),
             interrupt,
         }

@@ -1,4 +1,5 @@
-//! Names on the ways to the guarded files: whoever renames, replaces or removes one makes a path lead to another file.
+//! Names on the ways to the guarded files: whoever renames, replaces or removes one, or mounts something there, makes a path
+//! lead to another file.
 //!
 //! premod holds each name's dentry, so that its address names it for as long as the freeze lasts.
 
@@ -9,8 +10,10 @@ use premod_common::{
 };
 
 use crate::{
+    facts::fact,
     guard,
-    maps::{NAMES, count},
+    kernel::{namespace_of, read},
+    maps::{NAMES, count, own},
     tell::tell,
 };
 
@@ -44,6 +47,43 @@ fn inode_rmdir(ctx: LsmContext) -> i32 {
         changes(ctx.arg(1));
     }
     verdict
+}
+
+/// Flags of mount(2) by which nothing is mounted: another mount is changed (`MS_REMOUNT`, `MS_UNBINDABLE`, `MS_PRIVATE`,
+/// `MS_SLAVE`, `MS_SHARED` of the kernel's stable interface).
+const NOTHING_MOUNTED: u64 = 1 << 5 | 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20;
+
+/// `security_sb_mount(const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)`, 6.1
+/// to 7.x: mount(2).
+#[lsm(hook = "sb_mount")]
+fn sb_mount(ctx: LsmContext) -> i32 {
+    let verdict: i32 = ctx.arg(5);
+    let flags: u64 = ctx.arg(3);
+    if verdict == 0 && flags & NOTHING_MOUNTED == 0 {
+        covers(ctx.arg(1));
+    }
+    verdict
+}
+
+/// `security_move_mount(const struct path *from_path, const struct path *to_path)`, 6.1 to 7.x: move_mount(2), which newer
+/// programs mount by.
+#[lsm(hook = "move_mount")]
+fn move_mount(ctx: LsmContext) -> i32 {
+    let verdict: i32 = ctx.arg(2);
+    if verdict == 0 {
+        covers(ctx.arg(1));
+    }
+    verdict
+}
+
+/// Something is about to be mounted at this `struct path`. In other namespaces (a service's private /tmp, a container) the
+/// same name leads to whatever is mounted there.
+#[inline(always)]
+fn covers(path: u64) {
+    let mount = read(path + u64::from(fact!(path_mnt)));
+    if namespace_of(mount) == own().namespace {
+        changes(read(path + u64::from(fact!(path_dentry))));
+    }
 }
 
 #[inline(always)]

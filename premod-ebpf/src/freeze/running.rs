@@ -6,13 +6,16 @@ use crate::{
     call,
     facts::fact,
     kernel::{load, read},
-    maps::{COMMANDS, settings},
+    maps::{COMMANDS, own, settings},
 };
 
 /// What the entry of an exception puts into the place of a system call's number.
 const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
+/// `swapon`: in calls of 64 bits, and of 32 bits, where the other call with this number opens nothing.
+const SWAPON: u64 = 167;
+const SWAPON_OF_32_BITS: u64 = 87;
 /// The signal that kills, and those that stop a process, of the kernel's stable interface.
 const SIGKILL: u8 = 9;
 pub(crate) const SIGSTOP: u8 = 19;
@@ -104,6 +107,12 @@ impl Running {
         self.call().is_some_and(|call| call != IO_URING_ENTER)
     }
 
+    /// In swapon(2).
+    #[inline(always)]
+    pub(crate) fn is_in_swapon(self) -> bool {
+        matches!(self.call(), Some(SWAPON | SWAPON_OF_32_BITS))
+    }
+
     /// Process id in the initial pid namespace.
     #[inline(always)]
     pub(crate) fn process(self) -> u32 {
@@ -146,6 +155,17 @@ impl Running {
         }
     }
 
+    /// How many of them have not ended: a first thread counts as one of its process until all others have ended, too, and holds
+    /// neither memory nor descriptors meanwhile.
+    #[inline(always)]
+    fn live_threads(self) -> i32 {
+        // SAFETY: signal is a pointer to a signal_struct, whose counter is an int.
+        unsafe {
+            let signal: *const u8 = load!(self.0, task_struct_signal);
+            load!(signal, signal_struct_live)
+        }
+    }
+
     /// Whether something waits for the task that it looks after before it returns to user mode, so that the system call
     /// is repeated which ends with `ERESTARTNOINTR`.
     #[inline(always)]
@@ -157,7 +177,7 @@ impl Running {
     /// Other processes may have its descriptors or its memory: more hold them than its process has threads.
     #[inline(always)]
     pub(crate) fn may_share(self) -> bool {
-        let threads = self.threads();
+        let threads = self.live_threads();
         // SAFETY: files is a pointer to a files_struct, whose counter is an int.
         let holders: i32 = unsafe {
             let files: *const u8 = load!(self.0, task_struct_files);
@@ -174,7 +194,7 @@ impl Running {
             let memory: *const u8 = load!(self.0, task_struct_mm);
             load!(memory, mm_struct_mm_users)
         };
-        holders > self.threads()
+        holders > self.live_threads()
     }
 
     /// Its process does something when it gets SIGCONT.
@@ -198,12 +218,28 @@ impl Running {
         }
     }
 
-    /// It stops, or dies, before it returns to user mode.
+    /// Somebody else than premod's keeper traces it. It gets a signal only if he lets it, and stops only if he does.
+    #[inline(always)]
+    fn is_traced_by_others(self) -> bool {
+        // SAFETY: ptrace is an unsigned int; parent is a pointer to a task_struct, whose tgid is a pid_t.
+        unsafe {
+            let traced: u32 = load!(self.0, task_struct_ptrace);
+            let tracer: *const u8 = load!(self.0, task_struct_parent);
+            if traced == 0 || tracer.is_null() {
+                return false;
+            }
+            let tracer: u32 = load!(tracer, task_struct_tgid);
+            tracer != own().keeper
+        }
+    }
+
+    /// It stops, or dies, before it returns to user mode, whatever others do but to send SIGCONT.
     #[inline(always)]
     pub(crate) fn is_to_stop_or_die(self) -> bool {
         // SAFETY: as in `being_stopped_by`.
         let pending: u64 = unsafe { load!(self.0, task_struct_pending) };
-        pending & bit(SIGKILL) != 0 || self.being_stopped_by() == SIGSTOP
+        pending & bit(SIGKILL) != 0
+            || self.being_stopped_by() == SIGSTOP && !self.is_traced_by_others()
     }
 
     /// The signal by which somebody is stopping the process already; 0 if nobody is.

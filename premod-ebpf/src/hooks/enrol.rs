@@ -4,9 +4,8 @@ use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use premod_common::inode::Enrolled;
 
 use crate::{
-    kernel::{File, current_process, untyped},
+    kernel::{File, current_process, namespace_of, untyped},
     maps::{ENROLLED, setting},
-    path::namespace_of,
 };
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.

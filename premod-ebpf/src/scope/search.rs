@@ -26,9 +26,8 @@ use premod_common::{
 use super::{Whereabouts, name::is_directory_held};
 use crate::{
     directories::{DCACHE_OP_REVALIDATE, flags_of},
-    kernel::{is_unhashed, read, read_u32},
+    kernel::{is_unhashed, namespace_of, read, read_u32},
     maps::{NAMES, SCOPE, fact, setting},
-    path::namespace_of,
     scratch::{Scratch, release, take, walk_up},
 };
 

@@ -188,7 +188,7 @@ impl Gate {
     }
 
     /// Holds processes beforehand: all that have a file mapped, or those whose stores could not be stopped one by one,
-    /// because another thread could use the page while one faults.
+    /// because another thread could use the page while one faults, or because a tracer decides whether they stop.
     async fn hold_who_maps(&mut self, limit: Instant) -> Result<(), Error> {
         if self.builder.mmap == MmapPolicy::Report || !self.any(|look| look.mappings > 0)? {
             return Ok(());

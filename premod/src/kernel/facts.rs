@@ -204,6 +204,8 @@ const OFFSETS: &[Offset] = &[
         task_struct_group_leader,
         FREEZING
     ),
+    offset!(task_struct, "ptrace", task_struct_ptrace, FREEZING),
+    offset!(task_struct, "parent", task_struct_parent, FREEZING),
     offset!(
         task_struct,
         "start_boottime",
@@ -216,6 +218,7 @@ const OFFSETS: &[Offset] = &[
         signal_struct_nr_threads,
         FREEZING
     ),
+    offset!(signal_struct, "live.counter", signal_struct_live, FREEZING),
     offset!(
         signal_struct,
         "shared_pending.signal",

@@ -91,10 +91,15 @@ impl Target {
             .open(path)
             .map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
+        let id = (metadata.dev(), metadata.ino());
+        let given = std::path::absolute(path).map_err(failed)?;
+        // The links of /proc say something of where they lead to, which need not be a path here (/proc/PID/root).
+        let leads_to_it = |path: &PathBuf| is_at(path, id).unwrap_or(false);
+        let without_links = path.canonicalize().ok().filter(leads_to_it);
         let target = Self {
-            path: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
-            given: vec![std::path::absolute(path).map_err(failed)?],
-            id: (metadata.dev(), metadata.ino()),
+            path: without_links.unwrap_or_else(|| given.clone()),
+            given: vec![given],
+            id,
             file: Arc::new(file),
         };
         target.check_filesystem()?;
@@ -176,12 +181,13 @@ impl Target {
 
     /// Whether its paths still lead to it. If that cannot be told, the hooks know.
     pub(crate) fn is_in_its_place(&self) -> bool {
-        self.paths().all(|path| match fs::metadata(path) {
-            Ok(found) => (found.dev(), found.ino()) == self.id,
-            Err(error) => !matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ),
+        self.paths().all(|path| {
+            is_at(path, self.id).unwrap_or_else(|error| {
+                !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                )
+            })
         })
     }
 
@@ -215,6 +221,11 @@ impl AsFd for Target {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Whether a path leads to this file.
+fn is_at(path: &Path, id: (u64, u64)) -> io::Result<bool> {
+    fs::metadata(path).map(|found| (found.dev(), found.ino()) == id)
 }
 
 fn refuse(path: &Path, code: ExitCode, why: String) -> Error {

@@ -56,6 +56,8 @@ const HOOKS: &[Attachment] = &[
     lsm("inode_rename", "inode_rename"),
     lsm("inode_unlink", "inode_unlink"),
     lsm("inode_rmdir", "inode_rmdir"),
+    lsm("sb_mount", "sb_mount"),
+    lsm("move_mount", "move_mount"),
     tracepoint("signal_generate", "signal_generate"),
     tracepoint("sys_exit", "sys_exit"),
     fexit("do_page_mkwrite", "mkwrite_ends"),
@@ -68,6 +70,7 @@ const HOOKS: &[Attachment] = &[
     lsm("file_ioctl", "file_ioctl"),
     lsm("file_mprotect", "file_mprotect"),
     lsm("mmap_file", "mmap_file"),
+    lsm("file_open", "file_open"),
     lsm("file_permission", "file_permission"),
 ];
 
@@ -357,8 +360,10 @@ impl Guards {
                 "it could not be learned how this kernel interrupts threads, so that writers are stopped by SIGSTOP"
             );
         }
+        let look = self.look(file)?;
         let own = Own {
-            signal: self.look(file)?.signal,
+            signal: look.signal,
+            namespace: look.namespace,
             interrupt,
             keeper,
             padding: 0,

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use premod_common::guard::{HeldProcess, Phase};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 use tokio::task::yield_now;
 
@@ -323,6 +323,8 @@ impl Keeper {
     /// Lets the keeper continue everybody and end; whom it continued. If it is gone, this process does it.
     pub(crate) fn dismiss(mut self, controls: &mut Controls) -> Recovered {
         drop(self.child.stdin.take());
+        // If somebody has stopped it, it could not obey.
+        let _ = kill_process(rustix::process::Pid::from_child(&self.child), Signal::CONT);
         let report = self.report();
         let _ = self.child.wait();
         let mut all = report.unwrap_or_default();

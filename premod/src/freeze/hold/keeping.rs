@@ -196,10 +196,10 @@ impl Keeping {
                 started: waiting.started,
                 passing: false,
             });
-            if waiting.shares == 0 {
+            if waiting.sharer == 0 {
                 continue;
             }
-            for pid in companions(waiting.pid) {
+            for pid in companions(waiting.pid, waiting.sharer) {
                 if let Some(began) = started(pid) {
                     self.hold(OWN, pid, began * TICK);
                 }

@@ -91,6 +91,7 @@ pub(crate) fn whereabouts(pid: u32, thread: u32) -> Whereabouts {
         b'Z' | b'X' => Whereabouts::Gone,
         // A task stops on its way out of the kernel.
         b'T' | b't' => Whereabouts::Outside,
+        b'D' if waits_for_child(pid, thread) || is_dumping_core(pid) => Whereabouts::Outside,
         // One that waits for its memory may be asked for its state, and not for its call.
         b'D' => Whereabouts::Inside,
         b'S' | b'I' => match fs::read(format!("/proc/{pid}/task/{thread}/syscall")) {
@@ -118,6 +119,22 @@ pub(crate) fn threads(pid: u32) -> Vec<u32> {
 /// Whether a thread has ended: nobody can seize it any more.
 pub(crate) fn has_ended(pid: u32, thread: u32) -> bool {
     Stat::of_thread(pid, thread).is_none_or(|stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Whether a thread sleeps until a child that has its memory executes a program or ends (vfork): it does not return to user
+/// mode before, and cannot be interrupted.
+pub(crate) fn waits_for_child(pid: u32, thread: u32) -> bool {
+    /// Where it sleeps then; compilers put the second one into the first.
+    const PLACES: [&[u8]; 2] = [b"kernel_clone", b"wait_for_vfork_done"];
+    let place = || fs::read(format!("/proc/{pid}/task/{thread}/wchan")).unwrap_or_default();
+    Stat::of_thread(pid, thread).is_some_and(|stat| stat.state == b'D')
+        && PLACES.contains(&place().as_slice())
+}
+
+/// Whether the kernel writes the core of a process that dies: nobody of it returns to user mode. To interrupt it would cut
+/// the core off.
+pub(crate) fn is_dumping_core(pid: u32) -> bool {
+    number_in_status(pid, b"CoreDumping:") == Some(1)
 }
 
 /// The process that a thread is of.
@@ -173,7 +190,7 @@ pub(crate) fn is_stopped_by_signal(pid: u32) -> bool {
 /// `KCMP_VM` and `KCMP_FILES` of linux/kcmp.h: what two processes can have in common.
 const COMMON: [libc::c_int; 2] = [1, 2];
 
-/// Whether the kernel says that two processes have this in common.
+/// Whether the kernel says that two threads have this in common. Of two that have ended it says so, too: they have nothing.
 fn have_in_common(one: u32, other: u32, kind: libc::c_int) -> bool {
     // SAFETY: the call takes numbers.
     unsafe { libc::syscall(libc::SYS_kcmp, one, other, kind, 0, 0) == 0 }
@@ -185,15 +202,25 @@ pub(crate) fn can_be_compared() -> bool {
     COMMON.iter().all(|&kind| have_in_common(own, own, kind))
 }
 
-/// The processes that have the descriptors or the memory of this one, without being threads of it.
-pub(crate) fn companions(pid: u32) -> Vec<u32> {
-    let shares = |other: &u32| COMMON.iter().any(|&kind| have_in_common(pid, *other, kind));
+/// The other processes that have the descriptors or the memory of this thread.
+///
+/// A first thread that has ended has neither any more, though others of its process may.
+pub(crate) fn companions(pid: u32, thread: u32) -> Vec<u32> {
+    let has = |other: u32| (COMMON.iter()).any(|&kind| have_in_common(thread, other, kind));
+    let shares = |other: &u32| {
+        has(*other) || has_ended(*other, *other) && threads(*other).into_iter().any(has)
+    };
     let own = std::process::id();
-    numbers("/proc")
+    let found: Vec<u32> = numbers("/proc")
         .into_iter()
         .filter(|other| ![1, own, pid].contains(other))
         .filter(shares)
-        .collect()
+        .collect();
+    // Whoever has ended meanwhile has as little as every thread of the kernel, and nobody shares it.
+    match Stat::of_thread(pid, thread) {
+        Some(stat) if !stat.is_ending() => found,
+        _ => Vec::new(),
+    }
 }
 
 /// The numbers among the names in a directory.

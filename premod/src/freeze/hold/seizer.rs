@@ -23,7 +23,9 @@ use std::{
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{
-    processes::{TICK, has_ended, process_of, started, threads, tracer_of},
+    processes::{
+        TICK, has_ended, is_dumping_core, process_of, started, threads, tracer_of, waits_for_child,
+    },
     ptrace::{self, Change},
     signals::Signals,
 };
@@ -234,7 +236,7 @@ impl Hold {
 
     fn hold(&mut self, order: Order) {
         let pid = order.pid;
-        let lives = || started(pid) == Some(order.started / TICK);
+        let lives = || started(pid) == Some(order.started / TICK) && !is_dumping_core(pid);
         if !lives() {
             return self.answer(pid, vec![order.number], Outcome::Gone);
         }
@@ -396,9 +398,11 @@ impl Hold {
 
     /// Looks at everybody.
     fn look(&mut self) {
-        // The end of a first thread is not told while others of its process live.
+        // The end of a first thread is not told while others of its process live. And whoever waits for a child that is held
+        // stands as still as that: it will when the child is let go.
+        let stands = |pid, thread| has_ended(pid, thread) || waits_for_child(pid, thread);
         let late: Vec<(u32, u32)> = (self.threads.iter())
-            .filter(|(thread, it)| !it.stands && has_ended(it.pid, **thread))
+            .filter(|(thread, it)| !it.stands && stands(it.pid, **thread))
             .map(|(thread, it)| (*thread, it.pid))
             .collect();
         for (thread, pid) in late {

@@ -58,11 +58,11 @@ impl User {
     }
 
     /// Whether one that has a file mapped is held beforehand: where everybody is, or because its stores could not be
-    /// stopped one by one, as another thread could use the page while one faults.
+    /// stopped one by one, as another thread could use the page while one faults, or a tracer decides whether they stop.
     pub(in crate::freeze) fn is_held_for_its_mapping(&self, policy: MmapPolicy) -> bool {
         match policy {
             MmapPolicy::Stop => true,
-            MmapPolicy::Hold | MmapPolicy::Kill => self.has_company(),
+            MmapPolicy::Hold | MmapPolicy::Kill => self.evades_a_stop(),
             MmapPolicy::Report => false,
         }
     }

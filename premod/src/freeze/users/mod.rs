@@ -24,7 +24,10 @@ pub use self::fate::Fate;
 use self::rings::has_ring;
 use crate::{
     error::Error,
-    freeze::{guards::Guards, hold::processes::comm},
+    freeze::{
+        guards::Guards,
+        hold::processes::{comm, tracer_of},
+    },
 };
 
 /// How a process uses a file.
@@ -69,6 +72,13 @@ impl User {
     /// Its name for a sentence.
     pub(crate) fn name(&self) -> String {
         String::from_utf8_lossy(&self.comm).into_owned()
+    }
+
+    /// Whether it cannot be relied on that it is stopped at a store: others may store to the same page, or whoever traces it
+    /// decides whether it stops.
+    #[must_use]
+    pub fn evades_a_stop(&self) -> bool {
+        self.has_company() || tracer_of(self.pid).is_some_and(|tracer| tracer != 0)
     }
 
     /// Whether others can store to a page that a fault of one of its threads has made writable.

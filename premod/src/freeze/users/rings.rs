@@ -14,7 +14,13 @@ use std::{
 use premod_common::guard::{Mode, UseKind};
 
 use super::User;
-use crate::{error::Error, freeze::gate::Gate};
+use crate::{
+    error::Error,
+    freeze::{
+        gate::Gate,
+        hold::processes::{has_ended, threads},
+    },
+};
 
 /// How long they may take. Whoever takes longer, or cannot be seized, is kept out like anybody else: its requests fail.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -39,9 +45,18 @@ impl Gate {
     }
 }
 
-/// Whether a process has a ring among its descriptors.
+/// Whether a process has a ring among its descriptors. Its first thread has none any more when it has ended.
 pub(super) fn has_ring(pid: u32) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    if has_ended(pid, pid) {
+        return threads(pid)
+            .into_iter()
+            .any(|one| thread_has_ring(pid, one));
+    }
+    thread_has_ring(pid, pid)
+}
+
+fn thread_has_ring(pid: u32, thread: u32) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/task/{thread}/fd"));
     descriptors.into_iter().flatten().flatten().any(|entry| {
         fs::read_link(entry.path()).is_ok_and(|file| file == Path::new("anon_inode:[io_uring]"))
     })

@@ -20,6 +20,8 @@ tests! {
     Alone processes_that_share_memory_are_stopped_beforehand,
     Alone a_store_beside_a_process_that_has_the_memory_since_the_freeze_is_told on Every,
     Alone whoever_looks_into_a_process_violates_nothing on Every,
+    Alone whoever_waits_for_a_held_child_stands_still_as_well on Every,
+    Alone a_process_whose_core_is_being_written_is_not_waited_for on Every,
 }
 
 fn own() -> std::path::PathBuf {
@@ -49,6 +51,33 @@ fn a_store_beside_a_process_that_has_the_memory_since_the_freeze_is_told(place: 
     let ended = terminate(freeze).expect(17);
     assert!(!records(&ended, "violated").is_empty(), "{ended:?}");
     assert!(process::wait(&mut storer.child).success());
+}
+
+/// In vfork nobody can be interrupted; nor need he be.
+fn whoever_waits_for_a_held_child_stands_still_as_well(place: &Place) {
+    let path = clean(place, "data");
+    Storer::start(&own(), "vfork", &[&path]).must_not_store(&path);
+}
+
+/// It will not return to user mode, and the core that somebody waits for must not be cut off.
+fn a_process_whose_core_is_being_written_is_not_waited_for(place: &Place) {
+    const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+    let path = clean(place, "data");
+    let pattern = fs::read_to_string(PATTERN).expect(PATTERN);
+    // More than a pipe takes.
+    fs::write(PATTERN, "|/usr/bin/busybox sleep 20").expect(PATTERN);
+    let mut storer = Storer::start(&own(), "crash", &[&path]);
+    drop(storer.child.stdin.take());
+    let status = format!("/proc/{}/status", storer.child.id());
+    let dumps = || fs::read_to_string(&status).is_ok_and(|text| text.contains("CoreDumping:\t1"));
+    process::wait_for("its core is being written", dumps);
+    let mut freeze = Freeze::start(&[path.to_str().expect("a plain path")]);
+    let frozen = freeze.seek(|line| line["state"] == "frozen");
+    let dumps = dumps();
+    fs::write(PATTERN, pattern.trim_end()).expect(PATTERN);
+    assert!(frozen.is_some(), "{:?}", freeze.end());
+    assert!(dumps, "its core was cut off");
+    terminate(freeze).expect(0);
 }
 
 /// Looking takes hold of the memory, as having it does; everybody may who reads its command line in `/proc`.
@@ -114,7 +143,7 @@ impl Looking {
 /// Runs it in a process that shares this one's memory, and waits for that.
 pub(super) fn beside_in_a_process(mut store: impl FnMut()) {
     let mut stack = Stack::new();
-    let child = clone(&mut store, &mut stack);
+    let child = clone(&mut store, &mut stack, 0);
     let mut status = 0;
     // SAFETY: our own child.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
@@ -132,13 +161,31 @@ pub(super) fn with_late_company(mut store: impl FnMut()) {
         // SAFETY: no memory is passed.
         libc::syscall(libc::SYS_pause);
     };
-    let child = clone(&mut wait, &mut stack);
+    let child = clone(&mut wait, &mut stack, 0);
     store();
     // SAFETY: our own child.
     unsafe {
         libc::kill(child, libc::SIGKILL);
         assert_eq!(libc::waitpid(child, std::ptr::null_mut(), 0), child);
     }
+}
+
+/// Runs it when a process that shares this one's memory has ended, which it does at the end of stdin. Until then this one is in
+/// vfork.
+pub(super) fn after_vfork(mut store: impl FnMut()) {
+    let mut stack = Stack::new();
+    let mut byte = 0u8;
+    let mut wait = || unsafe {
+        // SAFETY: a byte that lives until the other process has ended.
+        while libc::syscall(libc::SYS_read, 0, &raw mut byte, 1) > 0 {}
+    };
+    let child = clone(&mut wait, &mut stack, libc::CLONE_VFORK);
+    // SAFETY: our own child.
+    assert_eq!(
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) },
+        child
+    );
+    store();
 }
 
 /// What the other process calls with.
@@ -152,13 +199,13 @@ impl Stack {
 }
 
 /// Makes a process that shares this one's memory, and runs it there. Whoever calls waits for its end before either is dropped.
-fn clone<F: FnMut()>(run: &mut F, stack: &mut Stack) -> libc::pid_t {
+fn clone<F: FnMut()>(run: &mut F, stack: &mut Stack, more: libc::c_int) -> libc::pid_t {
     extern "C" fn start<F: FnMut()>(run: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the closure that was passed below, whose owner waits.
         unsafe { (*run.cast::<F>())() };
         0
     }
-    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::SIGCHLD | more;
     let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: the stack and the closure live until the child has ended.
     let child = unsafe { libc::clone(start::<F>, top.cast(), flags, (&raw mut *run).cast()) };

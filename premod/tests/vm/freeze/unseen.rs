@@ -17,7 +17,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    policies::{actor, freeze, outcome, terminate},
+    policies::{actor, freeze, outcome, records, terminate},
     premod::Freeze,
     process,
 };
@@ -34,8 +34,10 @@ tests! {
     Alone sigcont_changes_nothing_of_a_hold on Every,
     Alone a_signal_that_kills_does_so_while_its_process_is_held,
     Alone who_is_traced_by_others_is_held_all_the_same on Every,
+    Alone a_store_that_a_tracer_lets_through_is_told on Every,
     Alone a_sibling_cannot_send_the_bytes_elsewhere,
     Alone without_its_keeper_a_freeze_holds_all_the_same on Every,
+    Alone a_keeper_that_somebody_has_stopped_lets_go_at_once,
 }
 
 /// Time for whatever would go wrong.
@@ -218,8 +220,20 @@ fn without_its_keeper_a_freeze_holds_all_the_same(place: &Place) {
     }
 }
 
-/// As strace does: it passes on what its tracee gets, and lets it stop when it is to stop.
-fn trace(pid: u32, ready: &AtomicBool, over: &AtomicBool) {
+fn a_keeper_that_somebody_has_stopped_lets_go_at_once(place: &Place) {
+    let ([call, store], freeze) = held(place);
+    process::signal(process::children(freeze.pid(), "keeper")[0], Signal::STOP);
+    let began = Instant::now();
+    terminate(freeze).expect(0);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    for actor in [call, store] {
+        process::wait_for("it goes on", || actor.outcome() == Outcome::Made);
+    }
+}
+
+/// As strace does: it passes on what its tracee gets, and lets it stop when it is to stop. Or not: `careless`, as debuggers are.
+fn trace(pid: u32, careless: bool, ready: &AtomicBool, over: &AtomicBool) {
     let pid = pid.cast_signed();
     let nothing = std::ptr::null_mut::<libc::c_void>();
     let mut status = 0;
@@ -235,7 +249,7 @@ fn trace(pid: u32, ready: &AtomicBool, over: &AtomicBool) {
             } else if status >> 16 == libc::PTRACE_EVENT_STOP {
                 // Its process is stopped, or is not any more.
                 let is_over = libc::WSTOPSIG(status) == libc::SIGTRAP;
-                let request = if is_over {
+                let request = if is_over || careless {
                     libc::PTRACE_CONT
                 } else {
                     libc::PTRACE_LISTEN
@@ -260,7 +274,7 @@ fn who_is_traced_by_others_is_held_all_the_same(place: &Place) {
     for actor in [&call, &store] {
         let (pid, ready, over) = (actor.pid(), Arc::clone(&ready), Arc::clone(&over));
         let began = Arc::clone(&ready);
-        tracers.push(thread::spawn(move || trace(pid, &ready, &over)));
+        tracers.push(thread::spawn(move || trace(pid, false, &ready, &over)));
         process::wait_for("it is traced", || began.swap(false, Ordering::SeqCst));
     }
     let freeze = freeze(&[&call, &store], &[]);
@@ -281,8 +295,26 @@ fn who_is_traced_by_others_is_held_all_the_same(place: &Place) {
     }
 }
 
+/// He has come when it was too late to stop it beforehand.
+fn a_store_that_a_tracer_lets_through_is_told(place: &Place) {
+    let mut store = actor(place, "store through an old mapping");
+    let pid = store.pid();
+    let freeze = freeze(&[&store], &["--mmap", "hold"]);
+    let (ready, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| trace(pid, true, &ready, &over));
+        process::wait_for("it is traced", || ready.load(Ordering::SeqCst));
+        store.order();
+        process::wait_for("it stores", || store.outcome() == Outcome::Made);
+        over.store(true, Ordering::SeqCst);
+    });
+    let ended = terminate(freeze).expect(17);
+    let told = records(&ended, "violated");
+    assert!(told.iter().any(|line| line["pid"] == pid), "{ended:?}");
+}
+
 fn a_sibling_cannot_send_the_bytes_elsewhere(place: &Place) {
-    for how in ["thread", "process"] {
+    for how in ["thread", "process", "last"] {
         as_a_rule(|| keeps_its_bytes(place, how));
     }
 }
@@ -297,7 +329,11 @@ fn keeps_its_bytes(place: &Place, how: &str) -> bool {
         .args([&path, &other])
         .spawn()
         .expect("this program");
-    process::wait_for("it is held", || process::is_stopped(child.id()));
+    process::wait_for("it is held", || {
+        process::threads(child.id())
+            .into_iter()
+            .any(process::is_stopped)
+    });
     thread::sleep(2 * WHILE);
     terminate(freeze).expect(0);
     assert!(process::wait(&mut child).success(), "{how}");
@@ -306,7 +342,7 @@ fn keeps_its_bytes(place: &Place, how: &str) -> bool {
 }
 
 /// `write-beside HOW FILE OTHER`: writes to a descriptor, while a sibling, a thread or a process that has the same
-/// descriptors, makes it that of another file half a second later.
+/// descriptors, makes it that of another file half a second later. `last`: such a process, and the first thread ends.
 pub(crate) fn write_beside(how: &str, path: &Path, other: &Path) {
     let open = |path: &Path| File::options().write(true).open(path).expect("open");
     let (file, other) = (open(path), open(other));
@@ -333,5 +369,14 @@ pub(crate) fn write_beside(how: &str, path: &Path, other: &Path) {
         };
         assert!(child > 0, "{}", std::io::Error::last_os_error());
     }
-    rustix::io::pwrite(&file, b"written", 0).expect("pwrite");
+    let write = move || {
+        rustix::io::pwrite(&file, b"written", 0).expect("pwrite");
+        std::process::exit(0);
+    };
+    if how != "last" {
+        write();
+    }
+    thread::spawn(write);
+    // SAFETY: ends this thread, which owns nothing that another one needs.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
 }

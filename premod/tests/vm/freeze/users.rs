@@ -204,7 +204,8 @@ fn a_paused_control_group_is_not_waited_for(place: &Place) {
 
 /// `store-beside HOW FILE...`: has the files mapped, and stores to the first when stdin ends, beside a first thread that
 /// waits (`thread`), or that has ended (`last`), or in another process with the same memory (`process`); or itself, beside such
-/// a process that it makes when it is told the first time (`late company`).
+/// a process that it makes when it is told the first time (`late company`); or itself, after such a process that it waits for in
+/// vfork (`vfork`); or stores and crashes (`crash`).
 pub(crate) fn store_beside(how: &str, paths: &[String]) {
     let map = |path: &String| {
         let file = File::options().read(true).write(true).open(path);
@@ -225,6 +226,11 @@ pub(crate) fn store_beside(how: &str, paths: &[String]) {
     match how {
         "process" => memory::beside_in_a_process(store),
         "late company" => memory::with_late_company(store),
+        "vfork" => memory::after_vfork(store),
+        "crash" => {
+            store();
+            std::process::abort();
+        }
         "last" => {
             thread::spawn(move || {
                 // Not before the first thread has ended.
