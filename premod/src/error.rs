@@ -2,7 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{events::Pid, exit_code::ExitCode, kernel::btf::BtfError};
+use crate::{
+    events::Pid,
+    exit_code::ExitCode,
+    kernel::btf::BtfError,
+    namespaces::{self, Kind},
+};
 
 /// An error of the library.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +209,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// These capabilities are missing.
+    pub(crate) fn not_permitted(missing: &[String]) -> Self {
+        let mut missing = missing.join(" and ");
+        if namespaces::is_in_another(Kind::User) {
+            missing.push_str(" outside of this user namespace");
+        }
+        Self::NotPermitted { missing }
+    }
+
     /// Wraps an error of the BPF loader.
     pub(crate) fn kernel(context: impl Into<String>, reason: &dyn std::error::Error) -> Self {
         Self::Kernel {

@@ -51,6 +51,7 @@ pub mod freeze;
 mod fuzz;
 pub mod kernel;
 mod mounts;
+mod namespaces;
 pub mod output;
 mod scope;
 mod tracer;

@@ -63,13 +63,19 @@ fn capabilities(gathered: &Gathered) -> Option<Problem> {
     if gathered.missing_capabilities.is_empty() {
         return None;
     }
-    let what = format!("missing {}", gathered.missing_capabilities.join(" and "));
-    Some(fatal(
-        ExitCode::NotPermitted,
-        what,
-        NO_TRACE,
-        "run premod as root: sudo premod doctor",
-    ))
+    let missing = gathered.missing_capabilities.join(" and ");
+    let (what, remedy) = if gathered.user_namespace {
+        (
+            format!("missing {missing} outside of this user namespace"),
+            "run premod on the host rather than in a container, as root",
+        )
+    } else {
+        (
+            format!("missing {missing}"),
+            "run premod as root: sudo premod doctor",
+        )
+    };
+    Some(fatal(ExitCode::NotPermitted, what, NO_TRACE, remedy))
 }
 
 fn type_information(gathered: &Gathered) -> Option<Problem> {
@@ -229,6 +235,7 @@ mod tests {
             },
             capabilities: vec!["CAP_BPF".to_owned()],
             missing_capabilities: Vec::new(),
+            user_namespace: false,
             btf: Ok(()),
             facts: Vec::new(),
             bpf: Ok(()),

@@ -199,6 +199,7 @@ mod tests {
             },
             capabilities: Vec::new(),
             missing_capabilities: Vec::new(),
+            user_namespace: false,
             btf: Ok(()),
             facts: Vec::new(),
             bpf: Ok(()),

@@ -17,7 +17,6 @@ use super::{
     keeper::{Keeper, recover},
     kernel_use::UsedByKernel,
     names::Names,
-    namespaces,
     pins::Pins,
     processes::can_be_compared,
     target::Target,
@@ -33,6 +32,7 @@ use crate::{
         facts::{self, FactTable},
         load,
     },
+    namespaces,
 };
 
 /// What is to be frozen, and how.
@@ -224,9 +224,7 @@ impl Kernel {
     fn examine() -> Result<Self, Error> {
         let missing = caps::missing_for_freeze();
         if !missing.is_empty() {
-            return Err(Error::NotPermitted {
-                missing: missing.join(" and "),
-            });
+            return Err(Error::not_permitted(&missing));
         }
         namespaces::must_be_the_machines()?;
         let environment = Environment::gather();

@@ -24,7 +24,6 @@ use tokio::task::yield_now;
 
 use super::{
     guards::Controls,
-    namespaces,
     others::Others,
     pins::{self, Pins},
     processes::{TICK, started},
@@ -34,6 +33,7 @@ use super::{
 use crate::{
     error::Error,
     events::{self, Pid},
+    namespaces,
 };
 
 /// How often the keeper looks at the deadline, and whether premod lives.

@@ -31,7 +31,6 @@ mod links;
 mod listening;
 mod lock;
 mod names;
-mod namespaces;
 mod others;
 mod pins;
 mod private;
