@@ -22,6 +22,7 @@ use crate::{
     events::Record,
     exit_code::{ExitCode, Failed},
     kernel::{caps, detach},
+    namespaces::{self, Kind},
     output::{
         Cgroup, Filter, Form, Output, OutputError, destination::Destination, printable, stderr,
     },
@@ -137,6 +138,18 @@ pub async fn run(settings: Settings) -> Result<u8> {
 
     let began = Instant::now();
     let mut session = Session {
+    if let [first, more @ ..] = tracer.unseen() {
+        let point = printable(first.point.as_os_str().as_encoded_bytes());
+        let others = match more.len() {
+            0 => String::new(),
+            others => format!(", nor what does at {others} other mount points below the PATHs"),
+        };
+        let filesystem = first.filesystem;
+        say!("premod: what changes at {point} ({filesystem}) is not seen{others}");
+    }
+    if settings.filter.names_processes() && namespaces::is_in_another(Kind::Pid) {
+        say!("premod: -p and -t count processes as the machine does, not as this pid namespace");
+    }
         tracer,
         output,
         filter: settings.filter,
