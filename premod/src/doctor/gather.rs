@@ -124,7 +124,7 @@ pub async fn gather(probe: Option<PathBuf>) -> Gathered {
 }
 
 fn attach_all(
-    loader: JoinHandle<load::Loader>,
+    loader: Option<JoinHandle<load::Loader>>,
     hooks: &mut Vec<HookState>,
     btf: &Btf,
     table: &mut facts::FactTable,

@@ -108,7 +108,8 @@ impl Enroller {
         let link = program(&mut self.ebpf)?
             .take_link(link)
             .map_err(|error| Error::kernel("cannot end to ask the kernel for inodes", &error))?;
-        self.resting = Some(thread::spawn(move || drop(link)));
+        // If there can be no thread, it is dropped here.
+        self.resting = thread::Builder::new().spawn(move || drop(link)).ok();
         Ok(())
     }
 
