@@ -57,4 +57,5 @@ mod scope;
 mod tracer;
 
 pub use error::{Error, sentence};
+pub use scope::Unseen;
 pub use tracer::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, Summary, Tracer, TracerBuilder};
