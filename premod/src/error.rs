@@ -195,6 +195,11 @@ pub enum Error {
         /// How many are possible.
         most: u32,
     },
+    /// More PATHs than can be followed.
+    #[error(
+        "cannot follow so many PATHs: on the way to all of them may be 65,536 names, and as many directories; trace directories that they lie in"
+    )]
+    TooManyPaths,
     /// A value that the kernel does not take.
     #[error("{0}")]
     BadValue(String),

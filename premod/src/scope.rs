@@ -294,7 +294,12 @@ impl Maps {
 }
 
 fn full(error: MapError) -> Error {
-    Error::kernel("cannot put a PATH into the scope maps", &error)
+    match &error {
+        MapError::SyscallError(failed) if failed.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            Error::TooManyPaths
+        }
+        _ => Error::kernel("cannot put a PATH into the scope maps", &error),
+    }
 }
 
 fn set(number: &mut Array<MapData, u64>, value: u64) -> Result<(), Error> {
