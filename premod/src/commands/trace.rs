@@ -89,7 +89,11 @@ pub async fn run(settings: Settings) -> Result<u8> {
     }
     let destination = Destination::open(settings.output.as_deref()).map_err(Failed::from)?;
     if settings.output.is_some() {
-        for path in &paths {
+        for path in paths
+            .iter()
+            .map(PathBuf::as_path)
+            .chain(settings.paths.source())
+        {
             destination.must_not_be(path).map_err(Failed::from)?;
         }
     }
@@ -134,10 +138,6 @@ pub async fn run(settings: Settings) -> Result<u8> {
         let path = printable(path.as_os_str().as_encoded_bytes());
         say!("premod: {path} does not exist yet; waiting for it");
     }
-    say!("premod: tracing {}", described(&paths));
-
-    let began = Instant::now();
-    let mut session = Session {
     if let [first, more @ ..] = tracer.unseen() {
         let point = printable(first.point.as_os_str().as_encoded_bytes());
         let others = match more.len() {
@@ -150,6 +150,10 @@ pub async fn run(settings: Settings) -> Result<u8> {
     if settings.filter.names_processes() && namespaces::is_in_another(Kind::Pid) {
         say!("premod: -p and -t count processes as the machine does, not as this pid namespace");
     }
+    say!("premod: tracing {}", described(&paths));
+
+    let began = Instant::now();
+    let mut session = Session {
         tracer,
         output,
         filter: settings.filter,
