@@ -22,7 +22,7 @@ pub enum Error {
     },
     /// The kernel has no type information.
     #[error(
-        "this kernel ({release}) shows no usable type information: {source}; premod needs one built with CONFIG_DEBUG_INFO_BTF=y"
+        "this kernel ({release}) shows no usable type information: {source}; premod needs one built with CONFIG_DEBUG_INFO_BTF=y, and sysfs mounted"
     )]
     NoBtf {
         /// `uname -r`.

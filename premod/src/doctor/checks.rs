@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::gather::{Gathered, Refusal};
-use crate::{exit_code::ExitCode, kernel::attach::Kind};
+use crate::{
+    exit_code::ExitCode,
+    kernel::{attach::Kind, environment::KPROBES},
+};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -182,10 +185,21 @@ fn skips(gathered: &Gathered) -> Option<Problem> {
     let skipped = gathered.environment.preemption.is_anywhere()
         && kinds().next().is_some()
         && !kinds().any(|way| way.kind == Kind::Kprobe);
+    let (why, remedy) = if gathered.environment.kprobes_off {
+        (
+            "kprobes are switched off",
+            format!("switch them on: echo 1 > {KPROBES}"),
+        )
+    } else {
+        (
+            "it has no bpf_rdonly_cast",
+            "use Linux 6.2 or later, or boot with preempt=voluntary".to_owned(),
+        )
+    };
     skipped.then(|| Problem {
-        what: "the kernel preempts tasks that run in it, and has no bpf_rdonly_cast".to_owned(),
+        what: format!("the kernel preempts tasks that run in it, and {why}"),
         cost: "programs are skipped under load, and each skip is reported as lost".to_owned(),
-        remedy: "use Linux 6.2 or later, or boot with preempt=voluntary".to_owned(),
+        remedy,
         fatal: false,
         code: ExitCode::Ok,
     })
@@ -232,6 +246,7 @@ mod tests {
                 stable_pages: false,
                 btrfs: false,
                 preemption: Preemption::Never,
+                kprobes_off: false,
             },
             capabilities: vec!["CAP_BPF".to_owned()],
             missing_capabilities: Vec::new(),

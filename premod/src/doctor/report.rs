@@ -196,6 +196,7 @@ mod tests {
                 stable_pages: false,
                 btrfs: false,
                 preemption: Preemption::Never,
+                kprobes_off: false,
             },
             capabilities: Vec::new(),
             missing_capabilities: Vec::new(),

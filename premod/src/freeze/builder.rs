@@ -28,7 +28,7 @@ use crate::{
         btf::Btf,
         caps,
         enrol::scratch_mark,
-        environment::Environment,
+        environment::{Environment, KPROBES},
         facts::{self, FactTable},
         load,
     },
@@ -234,6 +234,13 @@ impl Kernel {
                 release: release(),
                 what: "bpf among its active LSMs (/sys/kernel/security/lsm; add it to lsm= on the kernel's command line)".to_owned(),
                 cost: "writers cannot be kept out".to_owned(),
+            });
+        }
+        if environment.kprobes_off {
+            return Err(Error::KernelLacks {
+                release: release(),
+                what: format!("kprobes, which are switched off (echo 1 > {KPROBES})"),
+                cost: "stores through mappings could come unnoticed".to_owned(),
             });
         }
         let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {

@@ -211,6 +211,7 @@ impl Hook {
             Kind::Fentry | Kind::Fexit | Kind::Iterator => btf.has_function(&way.type_name()),
             Kind::Kprobe => {
                 environment.preemption.is_anywhere()
+                    && !environment.kprobes_off
                     && btf.has_function(&way.type_name())
                     && btf.has_function("bpf_rdonly_cast")
             }

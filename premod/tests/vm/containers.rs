@@ -27,6 +27,7 @@ tests! {
     Alone whose_numbers_choose_processes_is_said_in_a_pid_namespace,
     Alone where_there_can_be_no_thread_more_premod_goes_on,
     Alone many_mounts_below_need_no_higher_limit,
+    Alone a_proc_that_is_not_mounted_is_named,
     Alone a_place_below_where_nothing_is_seen_is_named,
 }
 
@@ -153,6 +154,19 @@ fn many_mounts_below_need_no_higher_limit(place: &Place) {
     let output = run(&["sh", "-c", script, plain(&place.directory)]);
     drop(mounts);
     assert!(output.status.success(), "{output:?}");
+}
+
+fn a_proc_that_is_not_mounted_is_named(place: &Place) {
+    let script = format!(
+        "mount -t tmpfs none /proc && exec premod trace {}",
+        plain(&place.directory)
+    );
+    let mut trace = Command::new("unshare");
+    refused(
+        trace.args(["-m", "sh", "-c", &script]),
+        13,
+        &["mount -t proc"],
+    );
 }
 
 fn a_place_below_where_nothing_is_seen_is_named(place: &Place) {
