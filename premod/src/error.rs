@@ -2,7 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{events::Pid, exit_code::ExitCode, kernel::btf::BtfError};
+use crate::{
+    events::Pid,
+    exit_code::ExitCode,
+    kernel::btf::BtfError,
+    namespaces::{self, Kind},
+};
 
 /// An error of the library.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +22,7 @@ pub enum Error {
     },
     /// The kernel has no type information.
     #[error(
-        "this kernel ({release}) shows no usable type information: {source}; premod needs one built with CONFIG_DEBUG_INFO_BTF=y"
+        "this kernel ({release}) shows no usable type information: {source}; premod needs one built with CONFIG_DEBUG_INFO_BTF=y, and sysfs mounted"
     )]
     NoBtf {
         /// `uname -r`.
@@ -190,6 +195,11 @@ pub enum Error {
         /// How many are possible.
         most: u32,
     },
+    /// More PATHs than can be followed.
+    #[error(
+        "cannot follow so many PATHs: on the way to all of them may be 65,536 names, and as many directories; trace directories that they lie in"
+    )]
+    TooManyPaths,
     /// A value that the kernel does not take.
     #[error("{0}")]
     BadValue(String),
@@ -204,6 +214,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// These capabilities are missing.
+    pub(crate) fn not_permitted(missing: &[String]) -> Self {
+        let mut missing = missing.join(" and ");
+        if namespaces::is_in_another(Kind::User) {
+            missing.push_str(" outside of this user namespace");
+        }
+        Self::NotPermitted { missing }
+    }
+
     /// Wraps an error of the BPF loader.
     pub(crate) fn kernel(context: impl Into<String>, reason: &dyn std::error::Error) -> Self {
         Self::Kernel {

@@ -242,6 +242,7 @@ mod tests {
             device: device.as_bytes().to_vec(),
             root: root.into(),
             point: point.into(),
+            upper: None,
         };
         mounts.iter().enumerate().map(mounted).collect()
     }

@@ -35,7 +35,7 @@ pub enum ExitCode {
     Busy = 19,
     /// A FILE to be thawed is not frozen, or a freeze without CMD was ended by its timeout.
     NotFrozen = 20,
-    /// More files than premod may have open, or than one freeze takes.
+    /// More files than premod may have open, than one freeze takes, or than a trace can follow.
     TooManyFiles = 21,
     /// CMD cannot be executed.
     NotExecutable = 126,
@@ -57,7 +57,9 @@ impl From<&Error> for ExitCode {
             Error::BadValue(_) | Error::BadPlace { .. } => Self::Usage,
             Error::Busy { .. } => Self::Busy,
             Error::NotFrozen { .. } => Self::NotFrozen,
-            Error::TooManyFiles { .. } | Error::TooManyToFreeze { .. } => Self::TooManyFiles,
+            Error::TooManyFiles { .. } | Error::TooManyToFreeze { .. } | Error::TooManyPaths => {
+                Self::TooManyFiles
+            }
             Error::NoAnswer { .. } | Error::RunDirectory { .. } | Error::Kernel { .. } => {
                 Self::Failure
             }

@@ -51,9 +51,11 @@ pub mod freeze;
 mod fuzz;
 pub mod kernel;
 mod mounts;
+mod namespaces;
 pub mod output;
 mod scope;
 mod tracer;
 
 pub use error::{Error, sentence};
+pub use scope::Unseen;
 pub use tracer::{DEFAULT_BUFFER_SIZE, DEFAULT_PERIOD, Summary, Tracer, TracerBuilder};

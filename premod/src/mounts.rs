@@ -42,16 +42,16 @@ pub(crate) fn all() -> Vec<PathBuf> {
     mount_points(&std::fs::read(MOUNTINFO).unwrap_or_default()).collect()
 }
 
-/// The mount points strictly below any of these directories.
-pub(crate) fn below(directories: &[&Path]) -> Vec<PathBuf> {
+/// What is mounted strictly below any of these directories.
+pub(crate) fn below(directories: &[&Path]) -> Vec<Mounted> {
     if directories.is_empty() {
         return Vec::new();
     }
-    let mut mounts = all();
-    mounts.retain(|mount| {
+    let mut mounts = table();
+    mounts.retain(|Mounted { point, .. }| {
         directories
             .iter()
-            .any(|directory| mount.starts_with(directory) && mount != directory)
+            .any(|directory| point.starts_with(directory) && point != directory)
     });
     mounts
 }
@@ -67,6 +67,8 @@ pub(crate) struct Mounted {
     pub(crate) root: PathBuf,
     /// Where.
     pub(crate) point: PathBuf,
+    /// Of overlayfs: the directory in which what is modified lies.
+    pub(crate) upper: Option<PathBuf>,
 }
 
 /// The mount table of premod's own mount namespace.
@@ -83,8 +85,21 @@ fn mounted(table: &[u8]) -> impl Iterator<Item = Mounted> {
             device: fields.nth(1)?.to_vec(),
             root: path(fields.next()?),
             point: path(fields.next()?),
+            // Optional fields come before the hyphen; type, source and options after it.
+            upper: fields
+                .skip_while(|field| *field != b"-")
+                .nth(3)
+                .and_then(upper)
+                .map(path),
         })
     })
+}
+
+/// The upper directory among the options of a filesystem, of which only overlayfs has one.
+fn upper(options: &[u8]) -> Option<&[u8]> {
+    options
+        .split(|&byte| byte == b',')
+        .find_map(|option| option.strip_prefix(b"upperdir="))
 }
 
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
@@ -164,7 +179,11 @@ mod tests {
             device: b"8:2".to_vec(),
             root: "/".into(),
             point: "/mnt/a b\\".into(),
+            upper: None,
         };
         assert_eq!(mounted(table).last(), Some(last));
+        let overlay = b"24 1 0:9 / /m rw shared:1 master:2 - overlay o rw,lowerdir=/l,upperdir=/u\\040v,workdir=/w\n";
+        let upper = mounted(overlay).next().and_then(|mount| mount.upper);
+        assert_eq!(upper, Some(PathBuf::from("/u v")));
     }
 }

@@ -4,12 +4,12 @@
 //! looks every now and then whether they still lead to the same inodes, tells the kernel side if not, and says so in the
 //! stream.
 
+mod mounted;
 mod resolve;
 mod watched;
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -19,19 +19,20 @@ use premod_common::{
     inode::{Enrolled, InodeAddress, ScopeRoot},
     watched::{Watched as Expected, WatchedName, kind_of as kind_of_root},
 };
-use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, statx},
-    io::Errno,
-};
 
+pub use self::mounted::Unseen;
 pub(crate) use self::watched::Watched;
-use self::watched::{Enrolment, Shared, kind_of};
+use self::{
+    mounted::{Below, named},
+    watched::{Enrolment, Shared},
+};
 use crate::{
     error::Error,
     events::PathChanged,
     excluded::Excluded,
     kernel::enrol::{Enroller, Learnt},
-    mounts::{self, Mounts},
+    mounts::Mounts,
+    output::printable,
 };
 
 /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h, which is part of the kernel's stable interface.
@@ -69,7 +70,9 @@ pub(crate) struct Scope {
     mounts: Mounts,
     learnt: Learnt,
     /// What is mounted below the PATHs.
-    mounted: Vec<(InodeAddress, ScopeRoot)>,
+    mounted: Below,
+    /// Places among them of which was found at the start that nothing is seen there.
+    unseen: Vec<Unseen>,
     /// What is left out, and what stands for it.
     excluded: Excluded,
     left_out: Vec<(InodeAddress, ScopeRoot)>,
@@ -113,7 +116,8 @@ impl Scope {
             maps,
             mounts,
             learnt,
-            mounted: Vec::new(),
+            mounted: Below::default(),
+            unseen: Vec::new(),
             excluded,
             left_out: Vec::new(),
             told: (HashSet::new(), HashSet::new()),
@@ -125,7 +129,7 @@ impl Scope {
             path.examine(enroller, &learnt, &mut scope.shared, true)?;
         }
         scope.excluded.check(enroller)?;
-        scope.enrol_mounts(enroller)?;
+        scope.unseen = scope.enrol_mounts(enroller)?;
         scope.tell()?;
         Ok(scope)
     }
@@ -136,6 +140,11 @@ impl Scope {
             .iter()
             .filter(|path| path.is_gone())
             .map(Watched::given)
+    }
+
+    /// Places below the PATHs of which was found at the start that nothing is seen there.
+    pub(crate) fn unseen(&self) -> &[Unseen] {
+        &self.unseen
     }
 
     /// Looks whether the PATHs still lead to what they led to, as far as it is time for that; what has changed. What is
@@ -161,8 +170,12 @@ impl Scope {
             changed |= any;
         }
         if changed {
-            self.enrol_mounts(enroller)?;
+            let unseen = self.enrol_mounts(enroller)?;
             self.tell()?;
+            for Unseen { point, filesystem } in unseen {
+                let point = printable(point.as_os_str().as_encoded_bytes());
+                tracing::warn!("what changes at {point} is not seen: it is on {filesystem}");
+            }
             self.looks.quiet = 0;
         } else {
             self.looks.quiet = self.looks.quiet.saturating_add(1);
@@ -212,46 +225,10 @@ impl Scope {
         suspects
     }
 
-    fn enrol_mounts(&mut self, enroller: &mut Enroller) -> Result<(), Error> {
+    fn enrol_mounts(&mut self, enroller: &mut Enroller) -> Result<Vec<Unseen>, Error> {
         self.left_out = self.excluded.entries(enroller)?;
-        self.mounted.clear();
         let directories: Vec<_> = self.paths.iter().filter_map(Watched::directory).collect();
-        let opened = mounts::below(&directories)
-            .into_iter()
-            .map(|mount| {
-                let flags = OFlags::PATH | OFlags::CLOEXEC;
-                match rustix::fs::open(mount, flags, Mode::empty()) {
-                    Ok(file) => Ok(Some(file)),
-                    Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(
-                        Error::kernel("cannot look at what is mounted below a PATH", &errno),
-                    ),
-                    // A mount that is gone again, or hidden by another, needs no entry.
-                    Err(_) => Ok(None),
-                }
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let opened: Vec<(OwnedFd, ScopeRoot)> = opened
-            .into_iter()
-            .flatten()
-            .filter_map(|file| {
-                // Whatever it is that is mounted there, and whoever serves it: nobody is asked, and so nobody waited for.
-                let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-                let status = statx(&file, "", flags, StatxFlags::TYPE).ok()?;
-                let kind = kind_of(FileType::from_raw_mode(status.stx_mode.into()))?;
-                Some((file, kind))
-            })
-            .collect();
-        if opened.is_empty() {
-            return Ok(());
-        }
-        let files: Vec<_> = opened.iter().map(|(file, _)| file.as_fd()).collect();
-        let answers = enroller.ask(&files)?;
-        self.mounted = answers
-            .iter()
-            .zip(&opened)
-            .map(|(answer, (_, kind))| (answer.inode, *kind))
-            .collect();
-        Ok(())
+        self.mounted.look(&directories, enroller, &self.learnt)
     }
 
     /// Tells the kernel side what it has to know, and makes all verdicts void.
@@ -270,7 +247,7 @@ impl Scope {
                 .get(inode)
                 .is_some_and(|&root| kind_of_root(root) != 0)
         };
-        for &(inode, kind) in &self.mounted {
+        for &(inode, kind) in &self.mounted.entries {
             all.add_root(inode, kind);
         }
         // A PATH in a place that is left out is traced, what is merely mounted there is not.
@@ -317,7 +294,12 @@ impl Maps {
 }
 
 fn full(error: MapError) -> Error {
-    Error::kernel("cannot put a PATH into the scope maps", &error)
+    match &error {
+        MapError::SyscallError(failed) if failed.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            Error::TooManyPaths
+        }
+        _ => Error::kernel("cannot put a PATH into the scope maps", &error),
+    }
 }
 
 fn set(number: &mut Array<MapData, u64>, value: u64) -> Result<(), Error> {
@@ -331,31 +313,17 @@ fn read(number: &Array<MapData, u64>) -> Result<u64, Error> {
 }
 
 /// Refuses places where premod could not keep its word.
-fn check(path: &Path, file: &OwnedFd, answer: &Enrolled, learnt: &Learnt) -> Result<(), Error> {
+fn check(path: &Path, answer: &Enrolled, learnt: &Learnt) -> Result<(), Error> {
     let path = || path.to_owned();
     if answer.magic == OVERLAY_MAGIC {
         return Err(Error::Stacked { path: path() });
     }
     if answer.bdi == learnt.untracked_bdi {
-        let filesystem = filesystem_of(file);
+        let filesystem = named(answer.magic);
         return Err(Error::Unseen {
             path: path(),
             filesystem,
         });
     }
     Ok(())
-}
-
-/// Name of the filesystem type, for a sentence.
-fn filesystem_of(file: &OwnedFd) -> String {
-    const TMPFS: u64 = 0x0102_1994;
-    const HUGETLBFS: u64 = 0x9584_58f6;
-    const RAMFS: u64 = 0x8584_58f6;
-    match rustix::fs::fstatfs(file).map(|status| status.f_type as u64) {
-        Ok(TMPFS) => "tmpfs".to_owned(),
-        Ok(HUGETLBFS) => "hugetlbfs".to_owned(),
-        Ok(RAMFS) => "ramfs".to_owned(),
-        Ok(magic) => format!("a filesystem (magic {magic:#x})"),
-        Err(_) => "a filesystem".to_owned(),
-    }
 }

@@ -85,7 +85,7 @@ Exit status:
   18   the files could not be frozen in time
   19   a file is frozen already by another premod
   20   thaw: a FILE is not frozen; freeze without CMD: the timeout ended it
-  21   more files than premod may have open, or than one freeze takes
+  21   more files than premod may have open, one freeze takes, or a trace can follow
 With CMD: CMD's own, 128+N if signal N ended it, 126 if it cannot be executed, 127 if not found.";
 
 /// The verbs.

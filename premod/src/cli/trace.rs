@@ -68,7 +68,7 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "UID", value_delimiter = ',')]
     pub uid: Vec<u32>,
 
-    /// Only events caused by tasks of this name
+    /// Only events caused by tasks of this name, of which the first 15 bytes count
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub comm: Vec<OsString>,
 

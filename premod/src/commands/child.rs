@@ -97,7 +97,12 @@ pub(super) fn start(
     let Some((program, arguments)) = command.split_first() else {
         return Ok(None);
     };
-    let witness = Witness::start()?;
+    let witness = Witness::start().map_err(|error| Failed {
+        code: ExitCode::Failure,
+        sentence: format!(
+            "there can be no process beside CMD, which tells whose signals are whose: {error}"
+        ),
+    })?;
     let mut child = Command::new(program);
     child.args(arguments);
     if stdout_is_data {

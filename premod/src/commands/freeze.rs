@@ -107,10 +107,11 @@ pub async fn run(settings: Settings) -> Result<u8> {
         true => Some(Destination::open(settings.output.as_deref()).map_err(Failed::from)?),
         false => None,
     };
-    for (target, destination) in targets.iter().zip(destination.iter().cycle()) {
-        destination
-            .must_not_be(&target.path)
-            .map_err(Failed::from)?;
+    if let Some(destination) = &destination {
+        let files = targets.iter().map(|target| target.path.as_path());
+        for file in files.chain(settings.files.source()) {
+            destination.must_not_be(file).map_err(Failed::from)?;
+        }
     }
     let mut signals = Signals::listen()?;
     let mut freezer = builder.prepare(targets)?;

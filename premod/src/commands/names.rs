@@ -35,6 +35,15 @@ impl Names {
         self.list.as_ref().is_some_and(List::is_stdin)
     }
 
+    /// The file that is read, if there is a list.
+    pub(super) fn source(&self) -> Option<&Path> {
+        let list = self.list.as_ref()?;
+        Some(match list.is_stdin() {
+            true => Path::new("/dev/stdin"),
+            false => &list.file,
+        })
+    }
+
     /// All names, those of the list last.
     ///
     /// # Errors

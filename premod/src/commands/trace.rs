@@ -22,6 +22,7 @@ use crate::{
     events::Record,
     exit_code::{ExitCode, Failed},
     kernel::{caps, detach},
+    namespaces::{self, Kind},
     output::{
         Cgroup, Filter, Form, Output, OutputError, destination::Destination, printable, stderr,
     },
@@ -88,7 +89,11 @@ pub async fn run(settings: Settings) -> Result<u8> {
     }
     let destination = Destination::open(settings.output.as_deref()).map_err(Failed::from)?;
     if settings.output.is_some() {
-        for path in &paths {
+        for path in paths
+            .iter()
+            .map(PathBuf::as_path)
+            .chain(settings.paths.source())
+        {
             destination.must_not_be(path).map_err(Failed::from)?;
         }
     }
@@ -132,6 +137,18 @@ pub async fn run(settings: Settings) -> Result<u8> {
     for path in tracer.missing() {
         let path = printable(path.as_os_str().as_encoded_bytes());
         say!("premod: {path} does not exist yet; waiting for it");
+    }
+    if let [first, more @ ..] = tracer.unseen() {
+        let point = printable(first.point.as_os_str().as_encoded_bytes());
+        let others = match more.len() {
+            0 => String::new(),
+            others => format!(", nor what does at {others} other mount points below the PATHs"),
+        };
+        let filesystem = first.filesystem;
+        say!("premod: what changes at {point} ({filesystem}) is not seen{others}");
+    }
+    if settings.filter.names_processes() && namespaces::is_in_another(Kind::Pid) {
+        say!("premod: -p and -t count processes as the machine does, not as this pid namespace");
     }
     say!("premod: tracing {}", described(&paths));
 

@@ -30,7 +30,6 @@ impl Witness {
     /// If there can be no process.
     pub(super) fn start() -> io::Result<Self> {
         let (mut ours, its) = UnixStream::pair()?;
-        ours.set_read_timeout(Some(PATIENCE))?;
         // SAFETY: the child calls nothing but what may be called in a child of a process with threads.
         match unsafe { libc::fork() } {
             -1 => return Err(io::Error::last_os_error()),
@@ -41,6 +40,8 @@ impl Witness {
         drop(its);
         // From then on it misses nothing.
         ours.read_exact(&mut [0])?;
+        // On a busy machine its first answer may take longer than any other: nothing is lost by waiting for that.
+        ours.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(ours))
     }
 

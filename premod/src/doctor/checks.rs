@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::gather::{Gathered, Refusal};
-use crate::{exit_code::ExitCode, kernel::attach::Kind};
+use crate::{
+    exit_code::ExitCode,
+    kernel::{attach::Kind, environment::KPROBES},
+};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,13 +66,19 @@ fn capabilities(gathered: &Gathered) -> Option<Problem> {
     if gathered.missing_capabilities.is_empty() {
         return None;
     }
-    let what = format!("missing {}", gathered.missing_capabilities.join(" and "));
-    Some(fatal(
-        ExitCode::NotPermitted,
-        what,
-        NO_TRACE,
-        "run premod as root: sudo premod doctor",
-    ))
+    let missing = gathered.missing_capabilities.join(" and ");
+    let (what, remedy) = if gathered.user_namespace {
+        (
+            format!("missing {missing} outside of this user namespace"),
+            "run premod on the host rather than in a container, as root",
+        )
+    } else {
+        (
+            format!("missing {missing}"),
+            "run premod as root: sudo premod doctor",
+        )
+    };
+    Some(fatal(ExitCode::NotPermitted, what, NO_TRACE, remedy))
 }
 
 fn type_information(gathered: &Gathered) -> Option<Problem> {
@@ -176,10 +185,21 @@ fn skips(gathered: &Gathered) -> Option<Problem> {
     let skipped = gathered.environment.preemption.is_anywhere()
         && kinds().next().is_some()
         && !kinds().any(|way| way.kind == Kind::Kprobe);
+    let (why, remedy) = if gathered.environment.kprobes_off {
+        (
+            "kprobes are switched off",
+            format!("switch them on: echo 1 > {KPROBES}"),
+        )
+    } else {
+        (
+            "it has no bpf_rdonly_cast",
+            "use Linux 6.2 or later, or boot with preempt=voluntary".to_owned(),
+        )
+    };
     skipped.then(|| Problem {
-        what: "the kernel preempts tasks that run in it, and has no bpf_rdonly_cast".to_owned(),
+        what: format!("the kernel preempts tasks that run in it, and {why}"),
         cost: "programs are skipped under load, and each skip is reported as lost".to_owned(),
-        remedy: "use Linux 6.2 or later, or boot with preempt=voluntary".to_owned(),
+        remedy,
         fatal: false,
         code: ExitCode::Ok,
     })
@@ -226,9 +246,11 @@ mod tests {
                 stable_pages: false,
                 btrfs: false,
                 preemption: Preemption::Never,
+                kprobes_off: false,
             },
             capabilities: vec!["CAP_BPF".to_owned()],
             missing_capabilities: Vec::new(),
+            user_namespace: false,
             btf: Ok(()),
             facts: Vec::new(),
             bpf: Ok(()),

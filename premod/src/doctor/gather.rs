@@ -23,6 +23,7 @@ use crate::{
         hooks::HOOKS,
         load,
     },
+    namespaces::{self, Kind},
 };
 
 /// All there is to know about this machine.
@@ -34,6 +35,8 @@ pub struct Gathered {
     pub capabilities: Vec<String>,
     /// Capabilities that are missing.
     pub missing_capabilities: Vec<String>,
+    /// This is a user namespace, in which capabilities are worth nothing to BPF.
+    pub user_namespace: bool,
     /// Why there is no type information.
     pub btf: Result<(), String>,
     /// The facts; empty without type information.
@@ -78,6 +81,7 @@ pub async fn gather(probe: Option<PathBuf>) -> Gathered {
     let missing_capabilities = caps::missing();
     let mut gathered = Gathered {
         capabilities: caps::present(),
+        user_namespace: namespaces::is_in_another(Kind::User),
         btf: Ok(()),
         facts: Vec::new(),
         bpf: Err(Refusal::NotTried),
@@ -120,7 +124,7 @@ pub async fn gather(probe: Option<PathBuf>) -> Gathered {
 }
 
 fn attach_all(
-    loader: JoinHandle<load::Loader>,
+    loader: Option<JoinHandle<load::Loader>>,
     hooks: &mut Vec<HookState>,
     btf: &Btf,
     table: &mut facts::FactTable,

@@ -1,6 +1,6 @@
 //! Turns ring buffer records into events.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -14,22 +14,28 @@ use super::{
     directories::{Directories, Directory},
     record::{Device, FirstDirty, InodeKey, MonotonicNs, Path, Pid, Range, Tid},
 };
+use crate::namespaces::monotonic_offset;
 
 /// Both clocks, read at the same moment: what turns monotonic time into a date.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clocks {
     /// Date.
     pub(crate) real: Timestamp,
-    /// `CLOCK_MONOTONIC` in nanoseconds.
+    /// The machine's own `CLOCK_MONOTONIC` in nanoseconds.
     pub(crate) mono: MonotonicNs,
 }
 
 const SECOND: i64 = 1_000_000_000;
 
+/// How far the clock of this time namespace is ahead of the machine's.
+static AHEAD: LazyLock<i64> = LazyLock::new(monotonic_offset);
+
 impl Clocks {
     pub(crate) fn now() -> Self {
         let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let mono = mono.tv_sec as u64 * SECOND as u64 + mono.tv_nsec as u64;
+        // The kernel's programs know only the machine's own clock.
+        let mono = mono.wrapping_add_signed(AHEAD.wrapping_neg());
         Self {
             real: Timestamp::now(),
             mono: MonotonicNs(mono),

@@ -15,7 +15,7 @@ use super::{
     files::{flush::Flusher, kernel_use::UsedByKernel, names::Names, target::Target},
     freezer::Freezer,
     gate::Gate,
-    guards::{Guards, namespaces, pins::Pins},
+    guards::{Guards, pins::Pins},
     hold::{
         keeper::{Keeper, recover},
         processes::can_be_compared,
@@ -30,10 +30,11 @@ use crate::{
         btf::Btf,
         caps,
         enrol::scratch_mark,
-        environment::Environment,
+        environment::{Environment, KPROBES},
         facts::{self, FactTable},
         load,
     },
+    namespaces,
 };
 
 /// How writers are kept out.
@@ -314,9 +315,7 @@ impl Kernel {
     fn examine() -> Result<Self, Error> {
         let missing = caps::missing_for_freeze();
         if !missing.is_empty() {
-            return Err(Error::NotPermitted {
-                missing: missing.join(" and "),
-            });
+            return Err(Error::not_permitted(&missing));
         }
         namespaces::must_be_the_machines()?;
         let environment = Environment::gather();
@@ -326,6 +325,13 @@ impl Kernel {
                 release: release(),
                 what: "bpf among its active LSMs (/sys/kernel/security/lsm; add it to lsm= on the kernel's command line)".to_owned(),
                 cost: "writers cannot be kept out".to_owned(),
+            });
+        }
+        if environment.kprobes_off {
+            return Err(Error::KernelLacks {
+                release: release(),
+                what: format!("kprobes, which are switched off (echo 1 > {KPROBES})"),
+                cost: "stores through mappings could come unnoticed".to_owned(),
             });
         }
         let btf = Btf::of_running_kernel().map_err(|source| Error::NoBtf {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    thread::{available_parallelism, scope},
+    thread::{Builder, available_parallelism, scope},
 };
 
 use aya::{
@@ -211,6 +211,7 @@ impl Hook {
             Kind::Fentry | Kind::Fexit | Kind::Iterator => btf.has_function(&way.type_name()),
             Kind::Kprobe => {
                 environment.preemption.is_anywhere()
+                    && !environment.kprobes_off
                     && btf.has_function(&way.type_name())
                     && btf.has_function("bpf_rdonly_cast")
             }
@@ -245,7 +246,8 @@ pub fn load_ahead(ebpf: &mut Ebpf, kernel_btf: &Btf, ways: &[Attachment]) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     scope(|threads| {
         for _ in 0..available_parallelism().map_or(1, usize::from) {
-            threads.spawn(|| {
+            // Where there can be no thread, or fewer, more is left to `attach`, too.
+            let _ = Builder::new().spawn_scoped(threads, || {
                 while let Some((program, target)) = next() {
                     let _ = load(program, kernel_btf, target);
                 }

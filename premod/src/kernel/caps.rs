@@ -4,6 +4,8 @@ use anyhow::Result;
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::thread::set_no_new_privs;
 
+use crate::namespaces::{self, Kind};
+
 /// What loading and attaching needs. `CAP_SYS_ADMIN` stands for both.
 const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
@@ -14,8 +16,7 @@ const KEPT_TO_LOOK: Capability = Capability::CAP_DAC_READ_SEARCH;
 /// The needed capabilities that this process does not have, by name.
 #[must_use]
 pub fn missing() -> Vec<String> {
-    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
-    missing_from(&effective)
+    missing_from(&effective())
 }
 
 /// What freezing needs besides: stopping others' processes, looking into them, pinning maps.
@@ -28,7 +29,7 @@ const NEEDED_TO_FREEZE: [Capability; 3] = [
 /// As [`missing`], for a freeze.
 #[must_use]
 pub fn missing_for_freeze() -> Vec<String> {
-    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let effective = effective();
     NEEDED_TO_FREEZE
         .iter()
         .filter(|needed| !effective.contains(needed))
@@ -50,6 +51,14 @@ pub fn drop_all_but_needed_to_freeze() -> Result<()> {
     drop_all_but(&kept)
 }
 
+/// What this process may do to the machine: those that it has in a user namespace of its own do not count.
+fn effective() -> CapsHashSet {
+    if namespaces::is_in_another(Kind::User) {
+        return CapsHashSet::new();
+    }
+    caps::read(None, CapSet::Effective).unwrap_or_default()
+}
+
 fn missing_from(effective: &CapsHashSet) -> Vec<String> {
     if effective.contains(&Capability::CAP_SYS_ADMIN) {
         return Vec::new();
@@ -64,7 +73,7 @@ fn missing_from(effective: &CapsHashSet) -> Vec<String> {
 /// The effective capabilities that premod cares about, by name.
 #[must_use]
 pub fn present() -> Vec<String> {
-    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let effective = effective();
     NEEDED
         .iter()
         .chain(&[Capability::CAP_SYS_ADMIN])

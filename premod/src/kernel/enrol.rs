@@ -108,7 +108,8 @@ impl Enroller {
         let link = program(&mut self.ebpf)?
             .take_link(link)
             .map_err(|error| Error::kernel("cannot end to ask the kernel for inodes", &error))?;
-        self.resting = Some(thread::spawn(move || drop(link)));
+        // If there can be no thread, it is dropped here.
+        self.resting = thread::Builder::new().spawn(move || drop(link)).ok();
         Ok(())
     }
 
@@ -172,9 +173,16 @@ pub fn learn(
 ) -> Result<Learnt, Error> {
     // procfs has no pages of its own, and so the backing device that means just that.
     let procfs = Path::new("/proc/self/stat");
-    let procfs = File::open(procfs).map_err(|source| Error::Path {
-        path: procfs.to_owned(),
-        source,
+    let procfs = File::open(procfs).map_err(|error| Error::KernelLacks {
+        release: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        what: format!(
+            "{}, as long as procfs is not mounted ({error}; mount -t proc proc /proc)",
+            procfs.display()
+        ),
+        cost: "premod cannot tell which filesystems keep dirty marks".to_owned(),
     })?;
     let answer = enroller.ask(&[procfs.as_fd()])?;
     let learnt = Learnt {

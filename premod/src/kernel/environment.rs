@@ -18,6 +18,8 @@ pub struct Environment {
     pub btrfs: bool,
     /// Whether it takes the CPU from tasks that run in it.
     pub preemption: Preemption,
+    /// Kprobes are switched off: those that are attached do not fire, and nobody is told.
+    pub kprobes_off: bool,
 }
 
 /// Whether the kernel takes the CPU from a task that runs in it. If it does so inside of one of our programs, every other
@@ -118,6 +120,9 @@ fn built_with(configuration: &str) -> Option<String> {
     Some(mode.to_owned())
 }
 
+/// Whether kprobes fire, for the whole machine.
+pub const KPROBES: &str = "/sys/kernel/debug/kprobes/enabled";
+
 impl Environment {
     /// Reads them.
     #[must_use]
@@ -138,6 +143,7 @@ impl Environment {
             btrfs: fs::read_to_string("/proc/filesystems")
                 .map_or(true, |list| knows(&list, "btrfs")),
             preemption,
+            kprobes_off: fs::read_to_string(KPROBES).is_ok_and(|text| text.trim() == "0"),
         }
     }
 
@@ -236,6 +242,7 @@ mod tests {
             stable_pages: false,
             btrfs: false,
             preemption: Preemption::Never,
+            kprobes_off: false,
         };
         assert!(with("confidentiality").lockdown_forbids());
         assert!(!with("integrity").lockdown_forbids());

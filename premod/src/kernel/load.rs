@@ -1,6 +1,6 @@
 //! Takes the BPF object into the kernel.
 
-use std::thread::{JoinHandle, spawn};
+use std::thread::{Builder, JoinHandle};
 
 use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
 use premod_common::facts::{Facts, Settings};
@@ -52,16 +52,18 @@ pub fn cpus() -> Result<u32, Error> {
 pub struct Loader(EbpfLoader<'static>);
 
 impl Loader {
-    /// Begins to make one.
+    /// Begins to make one, if there can be a thread for it.
     #[must_use]
-    pub fn in_background() -> JoinHandle<Self> {
-        spawn(|| Self(EbpfLoader::new()))
+    pub fn in_background() -> Option<JoinHandle<Self>> {
+        Builder::new().spawn(|| Self(EbpfLoader::new())).ok()
     }
 
     /// The one that was begun.
     #[must_use]
-    pub fn ready(making: JoinHandle<Self>) -> Self {
-        making.join().unwrap_or_else(|_| Self(EbpfLoader::new()))
+    pub fn ready(making: Option<JoinHandle<Self>>) -> Self {
+        making
+            .and_then(|making| making.join().ok())
+            .unwrap_or_else(|| Self(EbpfLoader::new()))
     }
 
     /// Creates the maps and hands the facts over. Programs are loaded one by one when they are attached.

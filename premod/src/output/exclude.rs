@@ -33,9 +33,10 @@ impl Exclude {
         let (mut paths, mut names) = (GlobSetBuilder::new(), GlobSetBuilder::new());
         for pattern in patterns {
             let directory = directory(pattern);
+            // One that is there is meant, even if its name looks like a pattern.
             if let Some(place) = directory.filter(|place| Path::new(place).is_dir()) {
                 places.push(place.into());
-            } else if let Some(later) = directory {
+            } else if let Some(later) = directory.filter(|path| is_plain(path)) {
                 paths.add(glob(pattern, later)?);
                 paths.add(glob(pattern, &format!("{later}/**"))?);
             } else if !pattern.contains('/') {
@@ -80,12 +81,14 @@ fn matches(set: &GlobSet, text: &[u8]) -> bool {
     set.is_match(OsStr::from_bytes(text))
 }
 
-/// The path that the pattern is, if it is nothing but that, or `/**` behind it; without slashes at its end.
+/// Whether a path is nothing but that, and no pattern.
+fn is_plain(path: &str) -> bool {
+    !path.contains(['*', '?', '[', ']', '{', '}', '\\'])
+}
+
+/// The path that the pattern is, if it is a whole one, or has `/**` behind it; without slashes at its end.
 fn directory(pattern: &str) -> Option<&str> {
     let path = pattern.strip_suffix("/**").unwrap_or(pattern);
-    if path.contains(['*', '?', '[', ']', '{', '}', '\\']) {
-        return None;
-    }
     let trimmed = path.trim_end_matches('/');
     match trimmed {
         "" if pattern.starts_with('/') => Some("/"),
@@ -137,6 +140,13 @@ mod tests {
         }
         for pattern in ["/", "/**"] {
             assert_eq!(exclude(pattern).places(), [Path::new("/")]);
+        }
+        let parent = crate::freeze::tests::Directory::new();
+        let odd = parent.path.join("a[b]*");
+        std::fs::create_dir(&odd).unwrap();
+        for behind in ["", "/**"] {
+            let pattern = format!("{}{behind}", odd.display());
+            assert_eq!(exclude(&pattern).places(), [odd.as_path()]);
         }
         // One that is not there yet is known by its name only.
         for pattern in ["/data/db", "/data/db/**", "/data/", "/data/**"] {

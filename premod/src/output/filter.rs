@@ -36,7 +36,7 @@ pub struct Filter {
     pub tids: Vec<Tid>,
     /// User ids.
     pub uids: Vec<u32>,
-    /// Task names.
+    /// Task names; of longer ones, as the kernel does, the first 15 bytes.
     pub comms: Vec<Vec<u8>>,
     /// Cgroups.
     pub cgroups: Vec<Cgroup>,
@@ -49,6 +49,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether processes or threads are chosen by their numbers.
+    pub(crate) fn names_processes(&self) -> bool {
+        !(self.pids.is_empty() && self.tids.is_empty())
+    }
+
     /// Whether the event is wanted.
     #[must_use]
     pub fn accepts(&self, event: &FirstDirty) -> bool {
@@ -58,12 +63,19 @@ impl Filter {
         any(&self.pids, &event.pid)
             && any(&self.tids, &event.tid)
             && any(&self.uids, &event.uid)
-            && any(&self.comms, &event.comm)
+            && (self.comms.is_empty() || self.comms.iter().any(|comm| is_called(&event.comm, comm)))
             && any(&self.ops, &event.op)
             && any(&self.filesystems, &*event.filesystem)
             && (self.cgroups.is_empty() || self.cgroups.iter().any(|cgroup| cgroup.has(event)))
             && !self.exclude.leaves_out(&event.path)
     }
+}
+
+/// Of a longer name the kernel keeps the first bytes (`TASK_COMM_LEN`, with a NUL byte).
+const COMM_MAX: usize = 15;
+
+fn is_called(comm: &[u8], name: &[u8]) -> bool {
+    comm == name || name.get(..COMM_MAX).is_some_and(|kept| comm == kept)
 }
 
 #[cfg(test)]
@@ -99,6 +111,14 @@ mod tests {
             ..Filter::default()
         };
         assert!(!comm.accepts(&event));
+    }
+
+    #[test]
+    fn a_long_name_is_that_of_the_task_that_has_its_beginning() {
+        assert!(is_called(b"systemd-resolve", b"systemd-resolved"));
+        assert!(is_called(b"systemd-resolve", b"systemd-resolve"));
+        assert!(!is_called(b"systemd-resolv", b"systemd-resolve"));
+        assert!(is_called(b"", b"") && !is_called(b"", b"x"));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub enum OutputError {
     Closed,
     /// It is one of the files that the command is about.
     #[error(
-        "cannot write to {to}: it is {}, one of the files that this is about; write to another one",
+        "cannot write to {to}: it is {}, which this command reads or is about; write to another one",
         path.display()
     )]
     IsInput {

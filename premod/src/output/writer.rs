@@ -200,6 +200,7 @@ impl Shared {
         let _ = drop_all();
         let in_pieces = rustix::fs::fstat(sink)
             .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo);
+        let mut open = 0;
         while let Some(chunk) = self.next() {
             let size = if in_pieces {
                 piece(&chunk)
@@ -207,8 +208,17 @@ impl Shared {
                 chunk.len()
             };
             match write(sink, &chunk[..size]) {
-                Ok(written) => self.advance(written),
-                Err(error) => return self.fail(error),
+                Ok(written) => {
+                    open = match chunk[..written].iter().rposition(|&byte| byte == b'\n') {
+                        Some(end) => written - end - 1,
+                        None => open + written,
+                    };
+                    self.advance(written);
+                }
+                Err(error) => {
+                    take_back(sink, open);
+                    return self.fail(error);
+                }
             }
         }
     }
@@ -263,6 +273,17 @@ fn piece(chunk: &[u8]) -> usize {
             .iter()
             .position(|&byte| byte == b'\n')
             .map_or(chunk.len(), |end| end + 1),
+    }
+}
+
+/// Takes so many bytes off the end of a file of our own, on a full disk above all: the beginning of a line is none.
+fn take_back(sink: &Sink, bytes: usize) {
+    if let Sink::File(file) = sink
+        && bytes > 0
+        && let Ok(end) = rustix::fs::tell(file)
+    {
+        // It fails for what is no regular file.
+        let _ = rustix::fs::ftruncate(file, end.saturating_sub(bytes as u64));
     }
 }
 

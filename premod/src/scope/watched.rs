@@ -195,12 +195,7 @@ impl Watched {
         let answers = enroller.ask(&files)?;
         let before = self.found.take().map(|found| found.identity);
         let looked_at = resolved.end.ok().map(|index| {
-            check(
-                &self.given,
-                &resolved.nodes[index].file,
-                &answers[index],
-                learnt,
-            )?;
+            check(&self.given, &answers[index], learnt)?;
             self.look_at(&resolved)
         });
         self.enrolment = Enrolment::default();

@@ -155,9 +155,7 @@ impl TracerBuilder {
     pub fn start(self) -> Result<Tracer, Error> {
         let missing = caps::missing();
         if !missing.is_empty() {
-            return Err(Error::NotPermitted {
-                missing: missing.join(" and "),
-            });
+            return Err(Error::not_permitted(&missing));
         }
         let loader = load::Loader::in_background();
         let environment = Environment::gather();

@@ -27,7 +27,7 @@ use crate::{
     cgroups::Cgroups,
     events::{Clocks, Decoder, Duplicates, Losses, Lost, PathChange, Record},
     kernel::{attach::Attachment, enrol::Enroller},
-    scope::Scope,
+    scope::{Scope, Unseen},
 };
 
 /// How often the loss counters are looked at while nothing else happens.
@@ -127,6 +127,12 @@ impl Tracer {
     /// The paths that do not lead anywhere now.
     pub fn missing(&self) -> impl Iterator<Item = &Path> {
         self.scope.iter().flat_map(Scope::missing)
+    }
+
+    /// Places below the paths whose changes are not seen, because of what was mounted there when the trace began.
+    #[must_use]
+    pub fn unseen(&self) -> &[Unseen] {
+        self.scope.as_ref().map_or(&[], Scope::unseen)
     }
 
     /// Whether the next record is there already, so that [`Tracer::next`] would not wait.

@@ -20,16 +20,16 @@ tests! {
 }
 
 /// A cgroup that is gone when it is dropped, or when it is removed.
-struct Group(PathBuf);
+pub(crate) struct Group(PathBuf);
 
 impl Group {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = Path::new("/sys/fs/cgroup").join(name);
         fs::create_dir(&path).expect("a cgroup");
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().expect("a plain path")
     }
 

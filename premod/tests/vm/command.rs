@@ -181,6 +181,22 @@ fn filters_choose_events(place: &Place) {
         filtered(&["--cgroup", &own_cgroup]),
         ["plain", "skip.tmp", "plain", "dd"]
     );
+    // Of a longer name the kernel keeps 15 bytes.
+    let name = "dd-by-quite-another-name";
+    let (dd, file) = (format!("/tmp/{name}"), format!("of={here}/long"));
+    fs::copy("/usr/bin/dd", &dd).expect("copying dd");
+    let output = premod(&[
+        "--json",
+        "--comm",
+        name,
+        here,
+        "--",
+        &dd,
+        "if=/dev/zero",
+        "count=1",
+        &file,
+    ]);
+    assert_eq!(names(&output), ["long"]);
     // The rest is the same comparison with other fields (unit tests).
     assert_eq!(filtered(&["-p", "1"]), [""; 0]);
 }

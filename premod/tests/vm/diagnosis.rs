@@ -1,17 +1,20 @@
 //! doctor says what is so.
 
 use std::{
+    fs,
     process::{Command, Output},
     sync::OnceLock,
     time::Instant,
 };
 
 use aya::programs::loaded_programs;
+use premod::kernel::environment::KPROBES;
 use serde_json::Value;
 
 use crate::{
     detached::{is_detaching, wait_until_detached},
     harness::Place,
+    refusals::refused,
     tests,
     trace::Trace,
 };
@@ -22,6 +25,7 @@ tests! {
     Alone doctor_names_the_cost_of_a_function_that_the_kernel_lacks,
     Alone trace_refuses_a_kernel_that_lacks_what_it_cannot_do_without on One,
     Alone constants_are_found_where_tracefs_is_not_mounted,
+    Alone kprobes_that_are_switched_off_are_not_relied_on,
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
     Alone doctor_refuses_a_live_test_where_nothing_can_be_seen on One,
@@ -204,6 +208,21 @@ fn constants_are_found_where_tracefs_is_not_mounted(_place: &Place) {
     let facts = report["facts"].as_array().expect("facts");
     let fact = facts.iter().find(|fact| fact["name"] == "I_DIRTY_PAGES");
     assert!(fact.expect("the fact")["value"].is_u64(), "{fact:?}");
+}
+
+fn kprobes_that_are_switched_off_are_not_relied_on(place: &Place) {
+    let here = place.directory.to_str().expect("a plain path");
+    fs::write(KPROBES, "0").expect("switching kprobes off");
+    let probed = doctor(&["--probe", here]);
+    let file = place.file("file");
+    fs::write(&file, "x").expect("writing");
+    let mut freeze = Command::new("premod");
+    freeze.arg("freeze").arg(&file).args(["--", "true"]);
+    if place.lsm {
+        refused(&mut freeze, 13, &["kprobes", "echo 1"]);
+    }
+    fs::write(KPROBES, "1").expect("switching kprobes on");
+    assert_eq!(probed.status.code(), Some(0), "{probed:?}");
 }
 
 fn doctors_live_test_sees_write_store_and_truncate(place: &Place) {

@@ -7,6 +7,7 @@ mod accounting;
 mod aliases;
 mod cgroups;
 mod command;
+mod containers;
 mod coverage;
 mod detached;
 mod diagnosis;
@@ -63,6 +64,7 @@ fn tests() -> Vec<Test> {
         command::TESTS,
         shell::TESTS,
         jobs::TESTS,
+        containers::TESTS,
         diagnosis::TESTS,
         refusals::TESTS,
     ]

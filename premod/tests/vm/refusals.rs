@@ -235,6 +235,11 @@ fn output_that_cannot_be_written_is_named(place: &Place) {
         &format!("ulimit -f 1; exec premod trace --json -o {log} {here} -- sh -c '{writes}'"),
         &format!("cannot write {log}: File too large"),
     );
+    let written = fs::read_to_string(log).expect("the log");
+    assert!(
+        written.ends_with("}\n"),
+        "it ends with a whole line: {written}"
+    );
 }
 
 /// What this shell becomes cannot write its output, and says so.

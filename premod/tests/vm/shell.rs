@@ -400,6 +400,7 @@ fn what_an_output_held_stays_until_all_else_is_right(place: &Place) {
         (15, &["trace", "-o", old, "/tmp"]),
         (127, &["trace", "-o", old, here, "--", "/no/such/program"]),
         (2, &["trace", "-o", db, db]),
+        (2, &["trace", "-o", old, "--files-from", old]),
         (14, &["freeze", "--json", "-o", old, "/no/such/file"]),
         (
             127,
@@ -421,6 +422,18 @@ fn what_an_output_held_stays_until_all_else_is_right(place: &Place) {
             );
         }
     }
+    let list = place.outside.join("list");
+    fs::write(&list, db).expect("writing");
+    let output = run(&[
+        "freeze",
+        "--json",
+        "-o",
+        plain(&list),
+        "--files-from",
+        plain(&list),
+    ]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(fs::read_to_string(&list).expect("the list"), db);
     let output = run(&["trace", "--json", "-o", old, here, "--", "true"]);
     assert!(output.status.success(), "{output:?}");
     let lines = fs::read_to_string(old).expect("the log");

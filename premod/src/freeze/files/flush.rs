@@ -1,8 +1,11 @@
 //! Flushing the files, with an eye on the clock: fsync cannot be interrupted.
 
-use std::{fs::File, io, sync::Arc, time::Instant};
+use std::{fs::File, io, sync::Arc, thread, time::Instant};
 
-use tokio::time::{Instant as TokioInstant, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant as TokioInstant, timeout_at},
+};
 
 /// How a flush ended.
 #[derive(Debug)]
@@ -29,13 +32,18 @@ impl Flusher {
     /// (`folio_mkclean`, 6.1 to 7.x).
     pub(crate) async fn flush(&self, deadline: Instant) -> Flushed {
         let files = Arc::clone(&self.0);
-        let work = tokio::task::spawn_blocking(move || {
-            files
+        let (sender, receiver) = oneshot::channel();
+        let work = thread::Builder::new().spawn(move || {
+            let failed = files
                 .iter()
                 .enumerate()
-                .find_map(|(number, file)| Some((number, file.sync_all().err()?)))
+                .find_map(|(number, file)| Some((number, file.sync_all().err()?)));
+            let _ = sender.send(failed);
         });
-        match timeout_at(TokioInstant::from_std(deadline), work).await {
+        if let Err(error) = work {
+            return Flushed::Failed(0, error);
+        }
+        match timeout_at(TokioInstant::from_std(deadline), receiver).await {
             Err(_) => Flushed::Late,
             Ok(Ok(None)) => Flushed::Done,
             Ok(Ok(Some((number, error)))) => Flushed::Failed(number, error),

@@ -1,6 +1,5 @@
 //! The kernel side of a freeze: its programs, its maps, its switch.
 
-pub(super) mod namespaces;
 pub(super) mod pins;
 mod skips;
 

@@ -32,11 +32,12 @@ use crate::{
     events::{self, Pid},
     freeze::{
         guards::{
-            Controls, namespaces,
+            Controls,
             pins::{self, Pins},
         },
         users::User,
     },
+    namespaces,
 };
 
 /// How often the keeper looks at the deadline, and whether premod lives.

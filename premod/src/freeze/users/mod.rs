@@ -144,11 +144,13 @@ async fn heard(
 ) -> Result<Vec<Use>, Unknown> {
     let (sender, receiver) = oneshot::channel();
     // Nobody waits for it at premod's end, which ends its wait, too.
-    thread::spawn(move || {
+    let reader = thread::Builder::new().spawn(move || {
         let mut bytes = Vec::new();
         let read = listing.read_to_end(&mut bytes).map(|_| bytes);
         let _ = sender.send(read);
     });
+    let failed = |error| Error::kernel("cannot ask the kernel who uses the files", &error);
+    reader.map_err(failed)?;
     let bytes = match timeout_at(TokioInstant::from_std(deadline), receiver).await {
         Ok(Ok(Ok(bytes))) => bytes,
         Ok(read) => {
@@ -156,7 +158,7 @@ async fn heard(
                 Ok(Err(error)) => error,
                 _ => io::ErrorKind::UnexpectedEof.into(),
             };
-            return Err(Error::kernel("cannot ask the kernel who uses the files", &error).into());
+            return Err(failed(error).into());
         }
         Err(_) => {
             return Err(Unknown::Why(
