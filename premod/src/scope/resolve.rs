@@ -149,7 +149,7 @@ struct Lookup {
     steps: Vec<Step>,
     /// The steps that lead from the root to where we are.
     trail: Vec<usize>,
-    /// The names that are still to be looked up; `..` for the directory above.
+    /// The names that are still to be looked up; `..` for the directory above, `.` where a slash says that it is one.
     rest: VecDeque<OsString>,
 }
 
@@ -164,6 +164,12 @@ impl Lookup {
                 _ => None,
             })
             .collect();
+        if matches!(
+            path.as_os_str().as_encoded_bytes(),
+            [.., b'/'] | [.., b'/', b'.']
+        ) {
+            self.rest.push_front(OsString::from("."));
+        }
         for name in names.into_iter().rev() {
             self.rest.push_front(name);
         }
@@ -176,12 +182,17 @@ impl Lookup {
     fn follow(&mut self) -> Result<usize, Errno> {
         let mut links = 0;
         while let Some(name) = self.rest.pop_front() {
-            if name == ".." {
-                self.trail.pop();
+            let directory = self.here();
+            if name == ".." || name == "." {
+                if self.nodes[directory].kind != FileType::Directory {
+                    return Err(Errno::NOTDIR);
+                }
+                if name == ".." {
+                    self.trail.pop();
+                }
                 continue;
             }
-            let directory = self.here();
-            let last = self.rest.is_empty();
+            let last = self.rest.iter().all(|name| name == ".");
             let opened = Node::open(&self.nodes[directory].file, &name);
             let step = self.steps.len();
             self.steps.push(Step {
@@ -295,6 +306,23 @@ mod tests {
             Resolved::of(&top.join("loop")).unwrap().end,
             Err(Errno::LOOP)
         );
+    }
+
+    #[test]
+    fn a_slash_at_the_end_means_a_directory() {
+        let directory = Directory::new();
+        let top = fs::canonicalize(directory.file("file").parent().unwrap()).unwrap();
+        symlink("file/", top.join("link")).unwrap();
+        fs::create_dir(top.join("below")).unwrap();
+        let end = |path: &str| Resolved::of(&top.join(path)).unwrap().end;
+        for path in ["file/", "file/.", "file/..", "link"] {
+            assert_eq!(end(path), Err(Errno::NOTDIR), "{path}");
+        }
+        assert!(end("below/").is_ok() && end("below/.").is_ok() && end("file").is_ok());
+        let missing = Resolved::of(&top.join("missing/")).unwrap();
+        assert_eq!(names(&missing, &top), [("missing".to_owned(), true, false)]);
+        let found = Resolved::of(&top.join("below/")).unwrap();
+        assert_eq!(names(&found, &top), [("below".to_owned(), true, true)]);
     }
 
     #[test]
