@@ -142,7 +142,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
         let point = printable(first.point.as_os_str().as_encoded_bytes());
         let others = match more.len() {
             0 => String::new(),
-            others => format!(", nor what does at {others} other mount points below the PATHs"),
+            others => format!(", nor at {others} more of the mount points below the PATHs"),
         };
         let filesystem = first.filesystem;
         say!("premod: what changes at {point} ({filesystem}) is not seen{others}");
