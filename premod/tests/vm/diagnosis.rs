@@ -237,7 +237,7 @@ fn doctors_live_test_sees_write_store_and_truncate(place: &Place) {
         .collect();
     assert_eq!(ops, ["write", "mmap", "truncate"]);
     assert!(probe.iter().all(|one| one["seen"] == true), "{probe:?}");
-    let left = std::fs::read_dir(&place.directory)
+    let left = fs::read_dir(&place.directory)
         .expect("the directory")
         .count();
     assert_eq!(left, 0, "the scratch file is gone");
@@ -263,7 +263,7 @@ fn the_library_yields_typed_events(place: &Place) {
     runtime.expect("a runtime").block_on(async {
         let builder = Tracer::builder().path(&place.directory).include_own(true);
         let mut tracer = builder.start().expect("tracing starts");
-        std::fs::write(&path, "x").expect("writing");
+        fs::write(&path, "x").expect("writing");
         let Some(Record::FirstDirty(event)) = tracer.next().await else {
             panic!("no event")
         };
