@@ -2,8 +2,10 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    io::{BufRead, BufReader},
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use rustix::{
@@ -14,6 +16,7 @@ use rustix::{
 use super::{
     policies::{records, terminate},
     premod::{Ended, Freeze},
+    process,
 };
 use crate::{harness::Place, tests, workload::clean_file};
 
@@ -24,6 +27,7 @@ tests! {
     Alone a_directory_above_that_is_renamed_violates_the_freeze,
     Alone a_name_that_is_covered_for_a_moment_violates_the_freeze on Every,
     Alone other_names_may_change,
+    Alone a_path_through_the_root_of_a_container_leads_to_its_file,
 }
 
 fn plain(path: &Path) -> &str {
@@ -142,4 +146,32 @@ fn other_names_may_change(place: &Place) {
         fs::remove_dir(place.file("empty")).expect("rmdir");
     });
     ended.expect(0);
+}
+
+/// Without the links of /proc the same path leads to another file here.
+fn a_path_through_the_root_of_a_container_leads_to_its_file(place: &Place) {
+    const INSIDE: &str =
+        "mount --make-rprivate / && mount --bind \"$1\" \"$2\" && echo ready && cat";
+    let (theirs, ours) = (tree(place, "theirs"), tree(place, "ours"));
+    let mut container = Command::new("unshare")
+        .args(["--mount", "sh", "-c", INSIDE, "sh"])
+        .args([&theirs, &ours])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare");
+    let stdout = container.stdout.take().expect("stdout is a pipe");
+    let mut stdout = BufReader::new(stdout);
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    let path = format!("/proc/{}/root{}", container.id(), plain(&ours));
+    let mut freeze = Freeze::start(&[&path]);
+    let report = freeze.frozen();
+    terminate(freeze).expect(0);
+    drop(container.stdin.take());
+    assert!(process::wait(&mut container).success(), "the container");
+    let inode = fs::metadata(&theirs).expect("stat").ino();
+    assert_eq!(report["files"][0]["inode"], inode, "{report}");
+    assert_eq!(report["files"][0]["path"], *path, "{report}");
 }
