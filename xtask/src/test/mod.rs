@@ -13,6 +13,7 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
@@ -59,7 +60,7 @@ pub(crate) struct Options {
     /// How long one boot with all its tests may take
     #[arg(long, value_name = "S", default_value_t = 2700)]
     boot_timeout: u64,
-    /// How many kernels run at a time
+    /// How many kernels run at a time beside the checks; without these one more
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
 }
@@ -98,8 +99,10 @@ impl Options {
         if self.host_only {
             return Ok(host::run(Which::All(filter), parts));
         }
+        let (checking, checks) = mpsc::channel();
         if self.vm_only {
-            return self.run_in_vm(kernels, parts);
+            drop(checking);
+            return self.run_in_vm(kernels, checks, parts);
         }
         // Guests leave a part of two CPUs idle, and so does the end of what is built for them: the checks take that.
         let which = match filter {
@@ -108,10 +111,11 @@ impl Options {
         };
         let mut rows = thread::scope(|scope| {
             let here = scope.spawn(|| {
+                let _checking = checking;
                 be_nice();
                 host::run(which, parts)
             });
-            let there = self.run_in_vm(kernels, parts);
+            let there = self.run_in_vm(kernels, checks, parts);
             let mut rows = here
                 .join()
                 .map_err(|_| anyhow::anyhow!("what runs the checks on this machine panicked"))?;
@@ -134,7 +138,12 @@ impl Options {
     }
 
     /// Every kind of boot of these kernels, with all file systems.
-    fn run_in_vm(&self, kernels: &[String], parts: &Parts) -> Result<Vec<Row>> {
+    fn run_in_vm(
+        &self,
+        kernels: &[String],
+        checks: Receiver<()>,
+        parts: &Parts,
+    ) -> Result<Vec<Row>> {
         let programs = match build_for_vm(parts) {
             Ok(programs) => programs,
             Err(error) => return Ok(vec![Row::failure(BUILD, format!("{error:#}"))]),
@@ -160,7 +169,7 @@ impl Options {
         {
             jobs.push(Job::Costs);
         }
-        let Ran { mut rows, coverage } = queue::run(&jobs, self.jobs.max(1), parts)?;
+        let Ran { mut rows, coverage } = queue::run(&jobs, self.jobs.max(1), checks, parts)?;
         if self.kernels.is_empty() {
             rows.extend(boots::run_nowhere(&rows));
         }

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc::Receiver,
     },
     thread,
     time::Instant,
@@ -72,25 +73,36 @@ impl Job<'_> {
     }
 }
 
-/// Runs all, `together` at a time, and returns what came of them in the order in which they are given.
-pub(crate) fn run(jobs: &[Job<'_>], together: usize, parts: &Parts) -> Result<Ran> {
+/// Runs all, `together` at a time, and one more at a time when nobody can send to `others` any more: what ran beside has
+/// ended. Returns what came of them in the order in which they are given.
+pub(crate) fn run(
+    jobs: &[Job<'_>],
+    together: usize,
+    others: Receiver<()>,
+    parts: &Parts,
+) -> Result<Ran> {
     // The longest first: at the end nothing long is left alone.
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|number| Reverse(jobs[*number].size()));
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(&number) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let job = &jobs[number];
+            let ran = parts.time(&job.name(), || job.run());
+            if let Ok(mut results) = results.lock() {
+                results.push((number, ran));
+            }
+        }
+    };
     thread::scope(|scope| {
         for _ in 0..together.min(jobs.len()) {
-            scope.spawn(|| {
-                while let Some(&number) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let job = &jobs[number];
-                    let ran = parts.time(&job.name(), || job.run());
-                    if let Ok(mut results) = results.lock() {
-                        results.push((number, ran));
-                    }
-                }
-            });
+            scope.spawn(work);
         }
+        scope.spawn(move || {
+            let _ = others.recv();
+            work();
+        });
     });
     let mut results = results.into_inner().unwrap_or_default();
     results.sort_by_key(|(number, _)| *number);
