@@ -175,16 +175,16 @@ pub(super) fn with_late_company(mut store: impl FnMut()) {
 pub(super) fn after_vfork(mut store: impl FnMut()) {
     let mut stack = Stack::new();
     let mut byte = 0u8;
+    let ready = b"ready\n";
     let mut wait = || unsafe {
-        // SAFETY: a byte that lives until the other process has ended.
+        // SAFETY: bytes that live until the other process has ended.
+        libc::syscall(libc::SYS_write, 1, ready.as_ptr(), ready.len());
         while libc::syscall(libc::SYS_read, 0, &raw mut byte, 1) > 0 {}
     };
     let child = clone(&mut wait, &mut stack, libc::CLONE_VFORK);
     // SAFETY: our own child.
-    assert_eq!(
-        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) },
-        child
-    );
+    let waited = unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    assert_eq!(waited, child);
     store();
 }
 

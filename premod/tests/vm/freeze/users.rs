@@ -215,9 +215,10 @@ pub(crate) fn store_beside(how: &str, paths: &[String]) {
         mapping
     };
     let mut mappings: Vec<Mapping> = paths.iter().map(map).collect();
-    let late = how == "late company";
+    // These are when somebody else is there, or waits.
+    let is_ready_before = matches!(how, "late company" | "vfork");
     let mut store = move || {
-        if !late {
+        if !is_ready_before {
             println!("ready");
         }
         while rustix::io::read(std::io::stdin(), &mut [0; 1]).is_ok_and(|count| count > 0) {}
