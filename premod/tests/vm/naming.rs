@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     harness::{Check, Place},
+    neighbours::assert_silent,
     spin::{self, Gap},
     tests,
     trace::{Trace, paths_of},
@@ -50,10 +51,6 @@ fn known_outside(path: &Path, trace: &mut Trace) {
     write(path);
     write(path);
     assert_silent(trace);
-}
-
-fn assert_silent(trace: &mut Trace) {
-    assert_eq!(paths_of(&trace.events()), [""; 0].map(PathBuf::from));
 }
 
 /// A mapping of a file that is known to be outside: stores to it wait for no lock of the inode, which renames and links hold.

@@ -49,7 +49,7 @@ fn make(path: PathBuf) -> PathBuf {
     path
 }
 
-fn assert_silent(trace: &mut Trace) {
+pub(crate) fn assert_silent(trace: &mut Trace) {
     assert_eq!(paths_of(&trace.events()), [""; 0].map(PathBuf::from));
 }
 

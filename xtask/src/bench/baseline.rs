@@ -50,7 +50,7 @@ impl Baseline {
     pub(crate) fn of(&self, series: &str) -> Result<Measured> {
         let measured = self.0.iter().find(|one| one.kernel == series);
         measured.cloned().with_context(|| {
-            format!("bench/baseline.json has nothing about {series}: measure all of it first")
+            format!("bench/baseline.json has nothing about {series}: run cargo xtask bench")
         })
     }
 
@@ -75,14 +75,14 @@ impl Baseline {
 
     /// Compares what premod adds to each operation with what it added before.
     pub(crate) fn judge(&self, now: &Measured) -> Vec<Judged> {
-        let Some(before) = self.0.iter().find(|one| one.kernel == now.kernel) else {
-            return vec![Judged {
-                name: "costs".to_owned(),
-                worse: Some(format!(
-                    "bench/baseline.json has nothing about {}: run cargo xtask bench",
-                    now.kernel
-                )),
-            }];
+        let before = match self.of(&now.kernel) {
+            Ok(before) => before,
+            Err(error) => {
+                return vec![Judged {
+                    name: "costs".to_owned(),
+                    worse: Some(error.to_string()),
+                }];
+            }
         };
         let mut judged = Vec::new();
         for cell in &now.cells {

@@ -29,8 +29,8 @@ use crate::{
 /// Counts the instructions that operations on a file take while nobody, premod or a peer watches.
 ///
 /// Runs in the VM, whose clock counts instructions: two runs agree, whatever else the machine does. Writes
-/// docs/benchmarks.md and bench/baseline.json, unless only some watchers or operations are asked for. With --quick the numbers are
-/// compared with bench/baseline.json instead: it fails if premod costs more than it did.
+/// docs/benchmarks.md and bench/baseline.json, unless only some watchers or operations are asked for. With --quick the
+/// numbers are compared with bench/baseline.json instead: it fails if premod costs more than it did.
 #[derive(Args)]
 pub(crate) struct Options {
     /// The kernel's series: 6.1, 6.12, 6.18, or 7; all four by default

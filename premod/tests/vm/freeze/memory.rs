@@ -12,7 +12,7 @@ use super::{
     policies::{actor, freeze, outcome, records, terminate},
     premod::Freeze,
     process,
-    users::{Storer, clean},
+    users::{Storer, clean, own},
 };
 use crate::{harness::Place, tests};
 
@@ -22,10 +22,6 @@ tests! {
     Alone whoever_looks_into_a_process_violates_nothing on Every,
     Alone whoever_waits_for_a_held_child_stands_still_as_well on Every,
     Alone a_process_whose_core_is_being_written_is_not_waited_for on Every,
-}
-
-fn own() -> std::path::PathBuf {
-    fs::read_link("/proc/self/exe").expect("this program")
 }
 
 fn processes_that_share_memory_are_stopped_beforehand(place: &Place) {

@@ -88,6 +88,11 @@ impl Drop for Storer {
     }
 }
 
+/// This program, which acts as a [`Storer`].
+pub(super) fn own() -> PathBuf {
+    fs::read_link("/proc/self/exe").expect("this program")
+}
+
 pub(super) fn clean(place: &Place, name: &str) -> PathBuf {
     let path = place.file(name);
     clean_file(&path);
@@ -138,8 +143,7 @@ fn users_behind_an_overlay_are_found(place: &Place) {
         assert_eq!(file["mapped_writable"], mapped, "{file}");
     };
     found(true, false, writer.pid());
-    let own = fs::read_link("/proc/self/exe").expect("this program");
-    let storer = Storer::start(&own, "thread", &[&merged]);
+    let storer = Storer::start(&own(), "thread", &[&merged]);
     found(false, true, storer.child.id());
     storer.must_not_store(&upper);
     assert_eq!(outcome(&mut writer), Outcome::Made);
@@ -147,8 +151,7 @@ fn users_behind_an_overlay_are_found(place: &Place) {
 
 fn a_process_whose_first_thread_has_ended_is_held_and_goes_on(place: &Place) {
     let path = clean(place, "data");
-    let own = fs::read_link("/proc/self/exe").expect("this program");
-    let storer = Storer::start(&own, "last", &[&path]);
+    let storer = Storer::start(&own(), "last", &[&path]);
     assert_eq!(process::state(storer.child.id()), 'Z', "its first thread");
     storer.must_not_store(&path);
 }
@@ -156,8 +159,7 @@ fn a_process_whose_first_thread_has_ended_is_held_and_goes_on(place: &Place) {
 /// It has two files mapped, and each freeze relies on that it stands still.
 fn a_process_that_two_freezes_hold_goes_on_after_both(place: &Place) {
     let (one, other) = (clean(place, "one"), clean(place, "other"));
-    let own = fs::read_link("/proc/self/exe").expect("this program");
-    let mut storer = Storer::start(&own, "thread", &[&one, &other]);
+    let mut storer = Storer::start(&own(), "thread", &[&one, &other]);
     let frozen = |path: &Path| {
         let mut freeze = Freeze::start(&[path.to_str().expect("a plain path")]);
         freeze.frozen();
@@ -180,8 +182,7 @@ fn a_process_that_two_freezes_hold_goes_on_after_both(place: &Place) {
 /// `docker pause`: it changes nothing, and never stops.
 fn a_paused_control_group_is_not_waited_for(place: &Place) {
     let path = clean(place, "data");
-    let own = fs::read_link("/proc/self/exe").expect("this program");
-    let storer = Storer::start(&own, "thread", &[&path]);
+    let storer = Storer::start(&own(), "thread", &[&path]);
     let group = Path::new("/sys/fs/cgroup/premod-paused");
     fs::create_dir(group).expect("a control group");
     let set = |file: &str, value: String| fs::write(group.join(file), value).expect("cgroup");
