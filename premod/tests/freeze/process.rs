@@ -17,14 +17,6 @@ pub(crate) fn state(pid: u32) -> char {
         .unwrap_or('?')
 }
 
-/// The threads of a process.
-pub(crate) fn threads(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task"));
-    let ids = entries.into_iter().flatten().flatten();
-    ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
-}
-
 /// Whether a process is stopped, by a signal or because somebody traces it.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     matches!(state(pid), 'T' | 't')

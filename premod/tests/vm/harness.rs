@@ -15,7 +15,7 @@ use std::{
 use premod::kernel::environment::{Environment, Preemption};
 use serde_json::json;
 
-use crate::{freeze, trace::Trace};
+use crate::{freeze, limit, trace::Trace};
 
 /// A test on every filesystem: prepares, and returns what checks.
 pub(crate) type Prepare = fn(&Place) -> Check;
@@ -302,19 +302,31 @@ impl Report {
     /// Runs one test and prints its verdict.
     fn verdict(&mut self, test: &str, filesystem: &str, began: Instant, run: impl FnOnce()) {
         eprintln!("--- {test} on {filesystem}");
-        let reason = catch_unwind(AssertUnwindSafe(run))
-            .err()
-            .map(|panic| message(&*panic));
-        println!(
-            "{}",
-            json!({
-                "test": test,
-                "fs": filesystem,
-                "verdict": if reason.is_none() { "pass" } else { "fail" },
-                "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-                "reason": reason,
-            })
+        let print = |reason: Option<&str>| {
+            println!(
+                "{}",
+                json!({
+                    "test": test,
+                    "fs": filesystem,
+                    "verdict": if reason.is_none() { "pass" } else { "fail" },
+                    "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+                    "reason": reason,
+                })
+            );
+        };
+        let mut outcome = Ok(());
+        let in_time = limit::run_within(
+            || outcome = catch_unwind(AssertUnwindSafe(run)),
+            || {
+                print(Some(&limit::reason()));
+                std::process::exit(1);
+            },
         );
+        let reason = match outcome {
+            Err(panic) => Some(message(&*panic)),
+            Ok(()) => (!in_time).then(limit::reason),
+        };
+        print(reason.as_deref());
         self.done += 1;
         self.failed |= reason.is_some();
     }

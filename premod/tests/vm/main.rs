@@ -19,6 +19,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod jobs;
+mod limit;
 #[expect(dead_code, reason = "the soak needs more of it")]
 mod maps;
 mod names;

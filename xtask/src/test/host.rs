@@ -106,7 +106,15 @@ fn clippy() -> Result<()> {
         "--exclude",
         "premod-ebpf",
         "--all-targets",
-        // What `--all-targets` leaves out, because it runs in the VM only.
+        "--",
+        "-Dwarnings",
+    ])?;
+    // What `--all-targets` leaves out, because it runs in the VM only. Targets of other packages with these names would
+    // hide these, if all packages were named.
+    cargo(&[
+        "clippy",
+        "--package",
+        "premod",
         "--test=vm",
         "--test=freeze",
         "--test=soak",

@@ -26,13 +26,30 @@ tests! {
 
 /// How long premod is given to make the mistake of not waiting.
 const TEMPTATION: Duration = Duration::from_secs(1);
-/// A little less than the kernel's watchdogs bear, and longer than premod takes to start under emulation.
+/// A little less than the kernel's watchdogs bear.
 const SPIN: Duration = Duration::from_secs(18);
+/// Fewer programs than a freeze has, and enough to say that it is loading them.
+const SOME_PROGRAMS: usize = 10;
 
 fn freeze(path: &Path, options: &[&str]) -> Freeze {
     let mut words = vec![path.to_str().expect("a plain path"), "--deny"];
     words.extend(options);
     Freeze::start(&words)
+}
+
+/// Waits until premod has loaded some of its programs. None of them hangs anywhere before all are loaded.
+fn wait_until_loading(freeze: &Freeze) {
+    let descriptors = format!("/proc/{}/fd", freeze.pid());
+    let programs = || -> std::io::Result<usize> {
+        let names = std::fs::read_dir(&descriptors)?.map_while(|entry| Some(entry.ok()?.path()));
+        let targets = names.filter_map(|name| std::fs::read_link(name).ok());
+        Ok(targets
+            .filter(|target| target.ends_with("anon_inode:bpf-prog"))
+            .count())
+    };
+    process::wait_for("premod loads its programs", || {
+        programs().is_ok_and(|loaded| loaded >= SOME_PROGRAMS)
+    });
 }
 
 /// Waits until premod's programs hang: it listens from then on, and begins to close.
@@ -55,16 +72,15 @@ fn a_permitted_writer_is_waited_for(place: &Place) -> bool {
     let path = place.file("data");
     let file = clean_file(&path);
     let mut open = spin::open(Gap::Permitted).with_limit(SPIN);
-    let held = open.hold(move || file.write_all_at(&[b'1'; 4096], 0));
     let mut freeze = freeze(&path, &[]);
+    wait_until_loading(&freeze);
+    let mut held = open.hold(move || file.write_all_at(&[b'1'; 4096], 0));
     wait_until_attached(&freeze);
-    let in_time = !held.has_left();
     thread::sleep(TEMPTATION);
-    assert!(
-        held.has_left() || !freeze.is_frozen(),
-        "a writer is under way"
-    );
-    let (written, _) = held.release();
+    let is_frozen = freeze.is_frozen();
+    let in_time = !held.has_left();
+    assert!(!(in_time && is_frozen), "a writer is under way");
+    let (written, _) = held.wait();
     written.expect("it had been permitted");
     freeze.frozen();
     let bytes = std::fs::read(&path).expect("the file");

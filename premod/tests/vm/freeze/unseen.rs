@@ -319,6 +319,14 @@ fn a_sibling_cannot_send_the_bytes_elsewhere(place: &Place) {
     }
 }
 
+/// The threads of a process.
+fn threads(pid: u32) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task"));
+    let ids = entries.into_iter().flatten().flatten();
+    ids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
 fn keeps_its_bytes(place: &Place, how: &str) -> bool {
     let (path, other) = (clean(place, "data"), clean(place, "other"));
     let before = fs::read(&other).expect("read");
@@ -330,9 +338,7 @@ fn keeps_its_bytes(place: &Place, how: &str) -> bool {
         .spawn()
         .expect("this program");
     process::wait_for("it is held", || {
-        process::threads(child.id())
-            .into_iter()
-            .any(process::is_stopped)
+        threads(child.id()).into_iter().any(process::is_stopped)
     });
     thread::sleep(2 * WHILE);
     terminate(freeze).expect(0);
