@@ -9,7 +9,10 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::kinds::{self, Kind};
+use crate::{
+    files::now,
+    kinds::{self, Kind},
+};
 
 /// Filesystems at most.
 pub(crate) const FILESYSTEMS: usize = 3;
@@ -31,6 +34,8 @@ pub(crate) struct Board {
     /// Workers that do.
     pub(crate) resting: AtomicU32,
     padding: AtomicU32,
+    /// When sync(2) ended last, by `CLOCK_MONOTONIC`.
+    synced: AtomicU64,
     /// Files created by the churn so far.
     pub(crate) churned: AtomicU64,
     done: [AtomicU64; kinds::COUNT],
@@ -143,6 +148,18 @@ impl Board {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u32, SeqCst);
+    }
+
+    /// Whether nobody has called sync(2) for a while. It wakes the flushers of all disks, and waits for what it writes
+    /// back itself, not for them (ksys_sync, wakeup_flusher_threads): where tasks wait for a CPU, they come later.
+    pub(crate) fn is_settled(&self) -> bool {
+        const FLUSHERS: u64 = 1_000_000_000;
+        now() - self.synced.load(SeqCst) > FLUSHERS
+    }
+
+    /// Notes that sync(2) has ended.
+    pub(crate) fn has_synced(&self) {
+        self.synced.store(now(), SeqCst);
     }
 
     /// Does something that may write back every file of every filesystem.

@@ -126,6 +126,7 @@ impl Checker {
         }
         let [own, all] = cleanings.map(Cleaning::quiet);
         let quiet = own.zip(all).map(<[u64; 2]>::from);
+        let quiet = quiet.filter(|_| self.board.is_settled());
         let before = match content {
             Some(content) if quiet.is_some() => content,
             // Somebody was just writing back: once more.

@@ -86,7 +86,9 @@ pub(crate) fn on_file(
     tools: &mut Tools,
 ) -> io::Result<bool> {
     match kind {
-        Kind::Write | Kind::Append | Kind::Writev | Kind::Direct => write(kind, handle, tools),
+        Kind::Write | Kind::Append | Kind::Writev | Kind::Direct => {
+            write(kind, handle, place, tools)
+        }
         Kind::Store | Kind::StoreByKernel => store(kind, handle, tools),
         Kind::Ftruncate | Kind::Truncate | Kind::OpenTruncate => {
             truncate(kind, handle, place, tools)
@@ -96,7 +98,7 @@ pub(crate) fn on_file(
         }
         Kind::Clone | Kind::CloneRange | Kind::CopyRange | Kind::Splice | Kind::Sendfile => {
             let source = source.ok_or(io::ErrorKind::NotFound)?;
-            copy(kind, &handle.file, source, tools)
+            copy(kind, &handle.file, place, source, tools)
         }
         Kind::Rename => rename(place, tools).map(|()| false),
         _ => {
@@ -106,12 +108,34 @@ pub(crate) fn on_file(
     }
 }
 
-fn write(kind: Kind, handle: &mut Handle, tools: &mut Tools) -> io::Result<bool> {
+/// Writes at `offset`. What is beyond the end of the file may write back what is dirty around that: XFS zeroes what lies
+/// between (iomap_zero_range, since Linux 6.12).
+fn write_to<T>(
+    file: &File,
+    place: &Place<'_>,
+    offset: u64,
+    write: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    if offset > file.metadata()?.size() {
+        place.slot.cleaning.during(write)
+    } else {
+        write()
+    }
+}
+
+fn write(
+    kind: Kind,
+    handle: &mut Handle,
+    place: &Place<'_>,
+    tools: &mut Tools,
+) -> io::Result<bool> {
     let random = &mut tools.random;
     let range = Range::any(random);
     let bytes = range.of(&tools.noise, random);
     let written = match kind {
-        Kind::Write => handle.file.write_at(bytes, range.offset)?,
+        Kind::Write => write_to(&handle.file, place, range.offset, || {
+            handle.file.write_at(bytes, range.offset)
+        })?,
         Kind::Append => {
             // Files would only grow.
             if handle.file.metadata()?.size() > LARGEST {
@@ -128,7 +152,9 @@ fn write(kind: Kind, handle: &mut Handle, tools: &mut Tools) -> io::Result<bool>
                 .chunks(range.length as usize / 3 + 1)
                 .map(IoSlice::new)
                 .collect();
-            rustix::io::pwritev(&handle.file, &parts, range.offset)?
+            write_to(&handle.file, place, range.offset, || {
+                Ok(rustix::io::pwritev(&handle.file, &parts, range.offset)?)
+            })?
         }
         _ => {
             let range = Range::blocks(random);
@@ -137,8 +163,8 @@ fn write(kind: Kind, handle: &mut Handle, tools: &mut Tools) -> io::Result<bool>
                 None => handle.again(OFlags::DIRECT)?,
             };
             // Other bytes each time.
-            let place = random.usize(0..tools.aligned.0.len());
-            tools.aligned.0[place] = random.u8(..);
+            let byte = random.usize(0..tools.aligned.0.len());
+            tools.aligned.0[byte] = random.u8(..);
             let bytes = &tools.aligned.0[..range.length as usize];
             handle.direct.insert(file).write_at(bytes, range.offset)?
         }
@@ -217,7 +243,13 @@ fn allocate(kind: Kind, file: &File, tools: &mut Tools) -> io::Result<bool> {
     Ok(true)
 }
 
-fn copy(kind: Kind, file: &File, source: &File, tools: &mut Tools) -> io::Result<bool> {
+fn copy(
+    kind: Kind,
+    file: &File,
+    place: &Place<'_>,
+    source: &File,
+    tools: &mut Tools,
+) -> io::Result<bool> {
     let random = &mut tools.random;
     let range = Range::any(random);
     let length = range.length as usize;
@@ -241,11 +273,18 @@ fn copy(kind: Kind, file: &File, source: &File, tools: &mut Tools) -> io::Result
             input.write_all(&tools.noise[..length])?;
             let mut to = range.offset;
             let flags = SpliceFlags::empty();
-            rustix::pipe::splice(&output, None, file, Some(&mut to), length, flags)?
+            write_to(file, place, range.offset, || {
+                let to = Some(&mut to);
+                Ok(rustix::pipe::splice(
+                    &output, None, file, to, length, flags,
+                )?)
+            })?
         }
         _ => {
             rustix::fs::seek(file, SeekFrom::Start(range.offset))?;
-            rustix::fs::sendfile(file, source, Some(&mut from), length)?
+            write_to(file, place, range.offset, || {
+                Ok(rustix::fs::sendfile(file, source, Some(&mut from), length)?)
+            })?
         }
     };
     Ok(copied > 0)

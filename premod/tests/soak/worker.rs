@@ -127,7 +127,13 @@ impl Worker {
         match kind {
             _ if kind.is_everywhere() => {
                 let mounts = &self.mounts;
-                let work = || operations::on_filesystem(kind, &mounts[filesystem]);
+                let work = || {
+                    let result = operations::on_filesystem(kind, &mounts[filesystem]);
+                    if kind == Kind::Sync {
+                        self.board.has_synced();
+                    }
+                    result
+                };
                 let result = if kind.cleans() {
                     self.board.cleaning(work)
                 } else {
