@@ -85,9 +85,10 @@ impl Machine<'_> {
         let (accel, cpu) = match self.accel {
             _ if self.icount => ("tcg", "max"),
             Accel::Kvm => ("kvm", "host"),
-            Accel::Tcg => ("tcg,thread=multi", "max"),
+            // Without erms and fsrm the kernel copies words instead of bytes, which are translated one by one.
+            Accel::Tcg => ("tcg,thread=multi", "max,erms=off,fsrm=off"),
             // Before QEMU 9 a cmpxchg16b of one CPU corrupts the flags of another.
-            Accel::OldTcg => ("tcg,thread=multi", "max,cx16=off"),
+            Accel::OldTcg => ("tcg,thread=multi", "max,erms=off,fsrm=off,cx16=off"),
         };
         let smp = if self.icount { 1 } else { self.smp };
         command
