@@ -21,10 +21,10 @@ use aya_ebpf::{
 };
 use shared::{Gap, Order, Report};
 
-/// The most that `bpf_loop` takes: seconds on most machines.
+/// The most that `bpf_loop` takes: a second or less.
 const ROUNDS: u32 = 1 << 23;
-/// How often that is done, for victims that have to wait for long.
-const LOOPS: u32 = 8;
+/// How often that is done: enough for a victim that has to wait for as long as the kernel's watchdogs bear.
+const LOOPS: u32 = 64;
 
 #[map]
 static ORDER: Array<Order> = Array::with_max_entries(1, 0);
