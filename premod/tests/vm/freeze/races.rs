@@ -37,15 +37,14 @@ fn freeze(path: &Path, options: &[&str]) -> Freeze {
     Freeze::start(&words)
 }
 
-/// The kernel's watchdogs, which bear a CPU that nobody gets for this long: less than [`SPIN`], unless told otherwise.
-const WATCHDOGS: [(&str, &str); 3] = [
+/// The kernel's watchdogs, and for how many seconds they shall bear that nobody gets a CPU.
+const WATCHDOGS: [(&str, &str); 2] = [
     // Soft lockups are told after twice this.
     ("/proc/sys/kernel/watchdog_thresh", "60"),
     (
         "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout",
         "120",
     ),
-    ("/sys/module/workqueue/parameters/watchdog_thresh", "120"),
 ];
 
 /// The watchdogs are patient until this is dropped.
