@@ -322,9 +322,11 @@ impl Report {
                 std::process::exit(1);
             },
         );
-        let reason = match outcome {
-            Err(panic) => Some(message(&*panic)),
-            Ok(()) => (!in_time).then(limit::reason),
+        let panicked = outcome.err().map(|panic| message(&*panic));
+        let reason = match (in_time, panicked) {
+            (true, panicked) => panicked,
+            (false, None) => Some(limit::reason()),
+            (false, Some(then)) => Some(format!("{}; then: {then}", limit::reason())),
         };
         print(reason.as_deref());
         self.done += 1;
