@@ -61,7 +61,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "S", default_value_t = 2700)]
     boot_timeout: u64,
     /// How many kernels run at a time beside the checks; without these one more
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
 }
 
