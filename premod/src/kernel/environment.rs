@@ -59,7 +59,6 @@ impl Preemption {
     /// Asks the kernel, as far as it was built to tell, or else how it was built and booted.
     fn gather(version: &str, release: &str) -> Self {
         let read = |path: &str| fs::read_to_string(path).ok();
-        let scheduler = |file| read(&format!("/sys/kernel/debug/sched/{file}"));
         let booted = || {
             let command_line = read("/proc/cmdline")?;
             let parameter = command_line
@@ -76,7 +75,7 @@ impl Preemption {
         if !version.split(' ').any(|word| word.starts_with("PREEMPT")) {
             return Self::Never;
         }
-        let mode = scheduler("preempt")
+        let mode = read("/sys/kernel/debug/sched/preempt")
             .and_then(|modes| between(&modes, '(', ')'))
             .or_else(booted)
             .or_else(built);

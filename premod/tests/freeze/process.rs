@@ -28,7 +28,7 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// What follows the name in /proc/PID/stat.
-fn fields(pid: u32) -> Option<String> {
+pub(crate) fn fields(pid: u32) -> Option<String> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
     text.rsplit_once(") ").map(|(_, rest)| rest.to_owned())

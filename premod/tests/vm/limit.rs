@@ -9,6 +9,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::freeze::process;
+
 /// Many times what the longest test takes on a machine that is busy with other things.
 const LIMIT: Duration = Duration::from_secs(600);
 /// How long a test is given to notice that whatever it waits for is gone.
@@ -65,7 +67,5 @@ fn kill_others() {
 
 /// When a process was started, in clock ticks since boot: field 22 of proc_pid_stat(5).
 fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+    process::fields(pid)?.split(' ').nth(19)?.parse().ok()
 }

@@ -20,6 +20,13 @@ pub(crate) enum Accel {
     OldTcg,
 }
 
+impl Accel {
+    /// Whether the guest's instructions are translated.
+    pub(crate) fn translates(self) -> bool {
+        !matches!(self, Self::Kvm)
+    }
+}
+
 /// Where the answer of the last probe is kept.
 pub(crate) fn cache() -> PathBuf {
     paths::vm().join("accel")

@@ -169,7 +169,7 @@ impl Vm {
             memory: self.memory,
             kernel: &self.kernel.image,
             initramfs: &initramfs,
-            command_line: &self.command_line()?,
+            command_line: &self.command_line(accel)?,
             disks: &disks,
             directory: &directory.0,
             messages: &directory.0.join("qemu"),
@@ -216,12 +216,13 @@ impl Vm {
             .collect()
     }
 
-    fn command_line(&self) -> Result<String> {
+    fn command_line(&self, accel: Accel) -> Result<String> {
         // Level 7 keeps everything but debug messages, WARNINGs above all, in the log. A kernel
         // in trouble ends at once instead of waiting for the limit.
         let mut line =
             "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off rdinit=/init".to_owned();
-        if !self.icount {
+        // Where instructions are counted, the kernel does all that it usually does.
+        if accel.translates() && !self.icount {
             line += FOR_TRANSLATION;
         }
         if !self.bpf_lsm {
