@@ -1,14 +1,18 @@
 //! Renames and links, which can bring files into the traced subtree or take them out of it.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
-    macros::{fexit, lsm},
-    programs::{FExitContext, LsmContext},
+    macros::{fexit, kprobe, lsm, map},
+    maps::LruHashMap,
+    programs::{FExitContext, LsmContext, ProbeContext},
 };
+use premod_common::facts::Facts;
 
 use crate::{
     arguments::{Arguments, entries, pointer},
     directories::RENAMES,
-    kernel::{Inode, load, untyped},
+    kernel::{Inode, Task, cast, current_task, load, untyped},
     maps::setting,
     scope::{forget_verdict, forget_verdicts, link_switched, motion, search::leads_to_link},
 };
@@ -20,25 +24,44 @@ const S_IFLNK: u16 = 0o120_000;
 /// `include/uapi/linux/fs.h`.
 const RENAME_EXCHANGE: u64 = 1 << 1;
 
+/// The two dentries of the rename that a task is in, where its end is seen by a program that is not told them. That of a
+/// rename that was refused after it had begun stays until the task's next one.
+#[map]
+static RENAMING: LruHashMap<Task, [u64; 2]> = LruHashMap::with_max_entries(1024, 0);
+
 /// `inode_rename(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry)`, 6.1 to
-/// 7.x. Attached only when PATHs are traced. Called within `vfs_rename`, before the move; of an exchange once for each of both.
+/// 7.x. Called within `vfs_rename`, before the move; of an exchange once for each of both.
 #[lsm(hook = "inode_rename")]
 fn lsm_inode_rename(ctx: LsmContext) -> i32 {
+    let (old, new): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(3));
     // SAFETY: the second argument is a dentry.
-    unsafe { rename_begins(ctx.arg(1)) };
+    unsafe { rename_begins(old) };
+    note(old, new);
     ctx.arg(4)
 }
 
 /// As [`lsm_inode_rename`], where `bpf` is not among the active LSMs.
 #[inline(always)]
 fn rename(arguments: &impl Arguments) {
+    let (old, new) = (
+        pointer!(arguments, 1, type_dentry),
+        pointer!(arguments, 3, type_dentry),
+    );
     // SAFETY: the second argument and the fourth are dentries.
     unsafe {
-        rename_begins(pointer!(arguments, 1, type_dentry));
+        rename_begins(old);
         if arguments.number(4) & RENAME_EXCHANGE != 0 {
-            rename_begins(pointer!(arguments, 3, type_dentry));
+            rename_begins(new);
         }
     }
+    note(old, new);
+}
+
+/// Notes what the task renames, for [`kprobe_rename_ends`].
+#[inline(always)]
+fn note(old: *const u8, new: *const u8) {
+    let dentries = [untyped(old as u64), untyped(new as u64)];
+    let _ = RENAMING.insert(current_task(), dentries, 0);
 }
 
 entries!("security_inode_rename": fentry_inode_rename, kprobe_inode_rename => rename);
@@ -110,6 +133,27 @@ unsafe fn link_begins(old: *const u8, new: *const u8) {
 #[fexit(function = "vfs_rename")]
 fn vfs_rename(ctx: FExitContext) -> i32 {
     renamed(&ctx)
+}
+
+/// `release_dentry_name_snapshot(struct name_snapshot *name)`, 6.1 to 7.x: what `vfs_rename` does last, when the new names
+/// are in place. Others call it, too, who rename nothing.
+///
+/// As `vfs_rename`'s exit, for kernels that may skip that.
+#[kprobe(function = "release_dentry_name_snapshot")]
+fn kprobe_rename_ends(_ctx: ProbeContext) -> u32 {
+    let task = current_task();
+    // SAFETY: nobody else changes this task's.
+    let Some([old, new]) = (unsafe { RENAMING.get(task) }).copied() else {
+        return 0;
+    };
+    let _ = RENAMING.remove(task);
+    // SAFETY: they are, or were, dentries; whatever is there now is read as one. That another task renames a dentry is not
+    // ended by this.
+    unsafe {
+        forget(cast::<{ offset_of!(Facts, type_dentry) }>(old));
+        forget(cast::<{ offset_of!(Facts, type_dentry) }>(new));
+    }
+    0
 }
 
 /// `vfs_link(struct dentry *old_dentry, …)`, 6.1 to 7.x. Attached only when PATHs are traced.

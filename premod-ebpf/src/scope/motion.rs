@@ -6,24 +6,28 @@
 //! found while one is under way is kept ([`super::parents`]).
 //!
 //! Renames that begin and renames that end are counted, each of them once, whoever sees it and however often: by the dentry
-//! that moves, which is in one rename at a time. A rename that is refused before anybody was told has no end, either. If an
-//! end is not seen, both counts differ until the same dentry is renamed again: for so long nothing is kept, and nothing is
-//! missed.
+//! that moves, which is in one rename at a time, and by the task that renames it. A rename that is refused before anybody was
+//! told has no end, either. If an end is not seen, both counts differ until the same dentry is renamed again: for so long
+//! nothing is kept, and nothing is missed.
 //!
 //! Files get names in the same way, by a rename or a link: what was kept for the file is void from before that, and nothing is
 //! kept while some file's name is being made ([`names_are_settled`]). Others' verdicts have nothing to do with it.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
 
-use crate::{directories::revalidates, latch::Latch};
+use crate::{
+    directories::revalidates,
+    kernel::{Task, current_task},
+    latch::Latch,
+};
 
-/// Dentries of the directories that are being renamed.
+/// Dentries of the directories that are being renamed, and by whom.
 #[map]
-static MOVING: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+static MOVING: HashMap<u64, Task> = HashMap::with_max_entries(1024, 0);
 
-/// Names by which files are being renamed, or linked to.
+/// Names by which files are being renamed, or linked to, and by whom.
 #[map]
-static NAMING: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+static NAMING: HashMap<u64, Task> = HashMap::with_max_entries(1024, 0);
 
 static BEGUN: Latch = Latch::new();
 static ENDED: Latch = Latch::new();
@@ -56,7 +60,7 @@ pub(crate) fn name_begins(dentry: u64) {
 /// The file has been given its name, or was not. What was known of it before is void already.
 #[inline(always)]
 pub(crate) fn name_ended(dentry: u64) {
-    if NAMING.remove(dentry).is_ok() {
+    if is_forgotten(&NAMING, dentry) {
         NAMES_ENDED.increase();
     }
 }
@@ -68,16 +72,29 @@ pub(super) fn names_are_settled() -> bool {
     NAMES_BEGUN.get() == ended
 }
 
-/// Notes the dentry; whether it was noted before.
+/// Notes that this task renames the dentry; whether it was noted before, because an end was not seen.
 #[inline(always)]
-fn is_noted(map: &HashMap<u64, u32>, dentry: u64) -> bool {
-    map.insert(dentry, 0, u64::from(BPF_NOEXIST)) == Err((-EEXIST) as _)
+fn is_noted(map: &HashMap<u64, Task>, dentry: u64) -> bool {
+    let task = current_task();
+    let noted = map.insert(dentry, task, u64::from(BPF_NOEXIST)) == Err((-EEXIST) as _);
+    if noted {
+        let _ = map.insert(dentry, task, 0);
+    }
+    noted
+}
+
+/// Whether this task has renamed the dentry, which is noted no more.
+#[inline(always)]
+fn is_forgotten(map: &HashMap<u64, Task>, dentry: u64) -> bool {
+    // SAFETY: nobody but this task removes what it has noted.
+    let task = unsafe { map.get(dentry) }.copied();
+    task == Some(current_task()) && map.remove(dentry).is_ok()
 }
 
 /// The directory with this dentry has been renamed, or was not. What was known before is void already.
 #[inline(always)]
 pub(crate) fn ended(dentry: u64) {
-    if MOVING.remove(dentry).is_ok() {
+    if is_forgotten(&MOVING, dentry) {
         ENDED.increase();
     }
 }

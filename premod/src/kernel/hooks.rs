@@ -19,7 +19,10 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         sees: "renames",
-        ways: &[fexit("vfs_rename", "vfs_rename").with_twin("vfs_rename_again")],
+        ways: &[
+            kprobe("release_dentry_name_snapshot", "kprobe_rename_ends"),
+            fexit("vfs_rename", "vfs_rename").with_twin("vfs_rename_again"),
+        ],
         cost: "files renamed into a traced directory would be missed, and paths would be those of before",
         essential: true,
         decides: true,
@@ -35,7 +38,7 @@ pub const HOOKS: &[Hook] = &[
         cost: "files that are being renamed into a traced directory, or new ones below such a directory, would be missed until they have been",
         essential: true,
         decides: true,
-        when: When::Scoped,
+        when: When::Always,
     },
     Hook {
         sees: "hard links that begin",
