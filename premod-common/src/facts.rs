@@ -124,6 +124,7 @@ pub struct Facts {
     pub type_iov_iter: u32,
     pub type_inode: u32,
     pub type_dentry: u32,
+    pub type_vfsmount: u32,
     pub type_iattr: u32,
     pub type_vm_fault: u32,
     /// A structure that begins with a number of 64 bits.

@@ -6,10 +6,10 @@
 
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext};
 
-use crate::kernel::cast;
+use crate::{kernel::cast, touch::Advances};
 
 /// What a program is given.
-pub(crate) trait Arguments {
+pub(crate) trait Arguments: Advances {
     /// An argument that is a number; its upper half is undefined if the function takes only 32 bits.
     fn number(&self, index: usize) -> u64;
 

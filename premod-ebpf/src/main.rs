@@ -19,6 +19,7 @@ mod cgroup;
 mod directories;
 mod emit;
 mod facts;
+mod hand_over;
 mod hooks;
 mod kernel;
 mod latch;

@@ -3,7 +3,11 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::bpf_ktime_get_ns,
+    programs::{BtfTracePointContext, FEntryContext, LsmContext},
+};
 use premod_common::{
     event::{FLAG_PRE, FLAG_RETRY, FLAG_UNTRACKED},
     generation::{self, Announcement, Step, Word},
@@ -26,9 +30,9 @@ pub(crate) const ATTEMPTS: u32 = 4;
 
 /// A hook says that the data of `inode` is about to be modified.
 #[inline(always)]
-pub(crate) fn touch(inode: Inode, place: Place, change: Change) {
+pub(crate) fn touch(program: &impl Advances, inode: Inode, place: Place, change: Change) {
     if !is_quiet(inode, change.unpaged, || place.mount) {
-        touch_noisy(inode, place, change);
+        touch_noisy(program, inode, place, change);
     }
 }
 
@@ -44,8 +48,8 @@ pub(crate) fn is_quiet(inode: Inode, unpaged: bool, mount: impl FnOnce() -> u64)
 
 /// As [`touch`], if the inode is not quiet.
 #[inline(always)]
-pub(crate) fn touch_noisy(inode: Inode, place: Place, change: Change) {
-    advance(inode, place, change, How::touch(change.unpaged));
+pub(crate) fn touch_noisy(program: &impl Advances, inode: Inode, place: Place, change: Change) {
+    program.advance(inode, place, change, How::touch(change.unpaged));
 }
 
 /// As [`touch`], by a hook on a single page of a change that has been announced by another hook, or of what changes no
@@ -59,11 +63,11 @@ pub(crate) fn touch_page(inode: Inode, change: Change) {
 
 /// A page of `inode` is about to be marked dirty.
 #[inline(always)]
-pub(crate) fn dirtied(inode: Inode, place: Place, change: Change) {
+pub(crate) fn dirtied(program: &impl Advances, inode: Inode, place: Place, change: Change) {
     if quiet::look(inode, || place.mount) == Quiet::Outside {
         return;
     }
-    advance(inode, place, change, How::dirtied());
+    program.advance(inode, place, change, How::dirtied());
 }
 
 /// The inode is being synced.
@@ -99,8 +103,28 @@ fn swap(inode: Inode, step: impl Fn(Word) -> Step) {
     }
 }
 
+/// A program that goes on with an inode that is not quiet.
+pub(crate) trait Advances {
+    /// Finds the inode's word, swaps it, and announces what has to be announced.
+    fn advance(&self, inode: Inode, place: Place, change: Change, how: How);
+}
+
+/// Programs that do so themselves.
+macro_rules! advance_here {
+    ($($context:ty),*) => {$(
+        impl Advances for $context {
+            #[inline(always)]
+            fn advance(&self, inode: Inode, place: Place, change: Change, how: How) {
+                advance(inode, place, change, how);
+            }
+        }
+    )*};
+}
+
+advance_here!(FEntryContext, BtfTracePointContext, LsmContext);
+
 #[inline(always)]
-fn advance(inode: Inode, place: Place, change: Change, how: How) {
+pub(crate) fn advance(inode: Inode, place: Place, change: Change, how: How) {
     if !inode.is_tracked_kind() {
         return;
     }

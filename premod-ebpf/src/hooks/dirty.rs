@@ -37,7 +37,7 @@ fn writeback_dirty_folio(ctx: BtfTracePointContext) -> i32 {
     let Some(inode) = (unsafe { Inode::of_mapping(mapping) }) else {
         return 0;
     };
-    dirtied(inode, Place::unknown(), UNKNOWN);
+    dirtied(&ctx, inode, Place::unknown(), UNKNOWN);
     0
 }
 
@@ -66,6 +66,6 @@ fn marked(arguments: &impl Arguments) {
     let flags = arguments.number(1) as u32;
     if flags == fact!(i_dirty_pages) {
         let inode = Inode(pointer!(arguments, 0, type_inode));
-        dirtied(inode, Place::unknown(), UNKNOWN);
+        dirtied(arguments, inode, Place::unknown(), UNKNOWN);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     call::Ioctl,
     emit::Change,
     kernel::{Inode, Place},
-    touch::touch,
+    touch::{Advances, touch},
 };
 
 /// `lock_two_nondirectories(struct inode *inode1, struct inode *inode2)`, 6.1 to 7.x: called by
@@ -20,15 +20,15 @@ use crate::{
 fn lock_two(arguments: &impl Arguments) {
     let ioctl = Ioctl::now();
     if ioctl.is_any() && !ioctl.is_remap() {
-        exchanged(pointer!(arguments, 0, type_inode));
-        exchanged(pointer!(arguments, 1, type_inode));
+        exchanged(arguments, pointer!(arguments, 0, type_inode));
+        exchanged(arguments, pointer!(arguments, 1, type_inode));
     }
 }
 
 entries!("lock_two_nondirectories": lock_two_nondirectories, kprobe_lock_two_nondirectories => lock_two);
 
 #[inline(always)]
-fn exchanged(inode: *const u8) {
+fn exchanged(program: &impl Advances, inode: *const u8) {
     if inode.is_null() {
         return;
     }
@@ -37,5 +37,5 @@ fn exchanged(inode: *const u8) {
         unpaged: true,
         range: None,
     };
-    touch(Inode(inode), Place::unknown(), change);
+    touch(program, Inode(inode), Place::unknown(), change);
 }

@@ -7,7 +7,7 @@ use crate::{
     emit::Change,
     kernel::{File, load},
     maps::fact,
-    touch::touch,
+    touch::{Advances, touch},
 };
 
 /// `do_page_mkwrite(struct vm_fault *vmf)` on 6.1, `(vmf, struct folio *)` later.
@@ -16,7 +16,7 @@ use crate::{
 /// mapping that is write-protected because it is clean. The store itself happens after the fault.
 #[inline(always)]
 fn store(arguments: &impl Arguments) {
-    stored(pointer!(arguments, 0, type_vm_fault));
+    stored(arguments, pointer!(arguments, 0, type_vm_fault));
 }
 
 entries!("do_page_mkwrite": do_page_mkwrite, kprobe_do_page_mkwrite => store);
@@ -35,7 +35,7 @@ fn dax_fault(arguments: &impl Arguments) {
         )
     };
     if write && shared {
-        stored(fault);
+        stored(arguments, fault);
     }
 }
 
@@ -46,7 +46,7 @@ entries!("dax_iomap_fault": dax_iomap_fault, kprobe_dax_iomap_fault => dax_fault
 const VM_SHARED: u64 = 0x8;
 
 #[inline(always)]
-fn stored(fault: *const u8) {
+fn stored(program: &impl Advances, fault: *const u8) {
     // SAFETY: the offsets are those of vma and pgoff in struct vm_fault, and of vm_file in the vma.
     let (file, page) = unsafe {
         let area: *const u8 = load!(fault, vm_fault_vma);
@@ -61,5 +61,5 @@ fn stored(fault: *const u8) {
         unpaged: false,
         range,
     };
-    touch(file.inode(), file.place(), change);
+    touch(program, file.inode(), file.place(), change);
 }

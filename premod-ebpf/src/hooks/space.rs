@@ -8,7 +8,7 @@ use crate::{
     call::Ioctl,
     emit::Change,
     kernel::File,
-    touch::touch,
+    touch::{Advances, touch},
 };
 
 /// `vfs_fallocate(struct file *file, int mode, loff_t offset, loff_t len)`, 6.1 to 7.x; also behind
@@ -17,6 +17,7 @@ use crate::{
 fn fallocate(arguments: &impl Arguments) {
     let file = File(pointer!(arguments, 0, type_file));
     changed(
+        arguments,
         file,
         Op::Fallocate,
         arguments.number(2),
@@ -35,7 +36,7 @@ fn clone(arguments: &impl Arguments) {
         0 => TO_THE_END,
         length => length,
     };
-    changed(file, Op::Clone, arguments.number(3), length);
+    changed(arguments, file, Op::Clone, arguments.number(3), length);
 }
 
 entries!("vfs_clone_file_range": vfs_clone_file_range, kprobe_vfs_clone_file_range => clone);
@@ -44,7 +45,7 @@ entries!("vfs_clone_file_range": vfs_clone_file_range, kprobe_vfs_clone_file_ran
 /// called by overlayfs.
 #[fentry(function = "do_clone_file_range")]
 fn do_clone_file_range(ctx: FEntryContext) -> i32 {
-    changed(File(ctx.arg(2)), Op::Clone, ctx.arg(3), TO_THE_END);
+    changed(&ctx, File(ctx.arg(2)), Op::Clone, ctx.arg(3), TO_THE_END);
     0
 }
 
@@ -58,7 +59,13 @@ fn remap(arguments: &impl Arguments) {
     let writes = arguments.number(3) as u8 != 0;
     if writes && !Ioctl::now().is_dedupe() {
         let file = File(pointer!(arguments, 0, type_file));
-        changed(file, Op::Write, arguments.number(1), arguments.number(2));
+        changed(
+            arguments,
+            file,
+            Op::Write,
+            arguments.number(1),
+            arguments.number(2),
+        );
     }
 }
 
@@ -68,13 +75,19 @@ entries!("remap_verify_area": remap_verify_area, kprobe_remap_verify_area => rem
 #[inline(always)]
 fn copy(arguments: &impl Arguments) {
     let file = File(pointer!(arguments, 2, type_file));
-    changed(file, Op::Copy, arguments.number(3), arguments.number(4));
+    changed(
+        arguments,
+        file,
+        Op::Copy,
+        arguments.number(3),
+        arguments.number(4),
+    );
 }
 
 entries!("vfs_copy_file_range": vfs_copy_file_range, kprobe_vfs_copy_file_range => copy);
 
 #[inline(always)]
-fn changed(file: File, op: Op, offset: u64, length: u64) {
+fn changed(program: &impl Advances, file: File, op: Op, offset: u64, length: u64) {
     if file.is_read_only() {
         return;
     }
@@ -83,5 +96,5 @@ fn changed(file: File, op: Op, offset: u64, length: u64) {
         unpaged: true,
         range: Some((offset, length)),
     };
-    touch(file.inode(), file.place(), change);
+    touch(program, file.inode(), file.place(), change);
 }

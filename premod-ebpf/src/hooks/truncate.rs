@@ -10,7 +10,7 @@ use crate::{
     arguments::{Arguments, entries, pointer},
     emit::Change,
     kernel::{File, Inode, Place, load},
-    touch::touch,
+    touch::{Advances, touch},
 };
 
 /// `security_path_truncate(const struct path *path)`, 6.1 to 7.x: truncate; on 6.1 also ftruncate and
@@ -19,7 +19,7 @@ use crate::{
 fn lsm_path_truncate(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(1);
     if verdict == 0 {
-        path_truncated(ctx.arg(0));
+        path_truncated(&ctx, ctx.arg(0));
     }
     verdict
 }
@@ -27,7 +27,7 @@ fn lsm_path_truncate(ctx: LsmContext) -> i32 {
 /// As [`lsm_path_truncate`], where `bpf` is not among the active LSMs.
 #[fentry(function = "security_path_truncate")]
 fn fentry_path_truncate(ctx: FEntryContext) -> i32 {
-    path_truncated(ctx.arg(0));
+    path_truncated(&ctx, ctx.arg(0));
     0
 }
 
@@ -36,7 +36,7 @@ fn fentry_path_truncate(ctx: FEntryContext) -> i32 {
 fn lsm_file_truncate(ctx: LsmContext) -> i32 {
     let verdict: i32 = ctx.arg(1);
     if verdict == 0 {
-        file_truncated(File(ctx.arg(0)));
+        file_truncated(&ctx, File(ctx.arg(0)));
     }
     verdict
 }
@@ -44,7 +44,7 @@ fn lsm_file_truncate(ctx: LsmContext) -> i32 {
 /// As [`lsm_file_truncate`], where `bpf` is not among the active LSMs.
 #[fentry(function = "security_file_truncate")]
 fn fentry_file_truncate(ctx: FEntryContext) -> i32 {
-    file_truncated(File(ctx.arg(0)));
+    file_truncated(&ctx, File(ctx.arg(0)));
     0
 }
 
@@ -79,7 +79,7 @@ fn attributes_changed(arguments: &impl Arguments) {
         range: Some((size, TO_THE_END)),
         ..UNKNOWN_SIZE
     };
-    touch(Inode(inode), place, change);
+    touch(arguments, Inode(inode), place, change);
 }
 
 entries!("notify_change": notify_change, kprobe_notify_change => attributes_changed);
@@ -88,7 +88,7 @@ entries!("notify_change": notify_change, kprobe_notify_change => attributes_chan
 const ATTR_SIZE: u32 = 1 << 3;
 
 #[inline(always)]
-fn path_truncated(path: *const u8) {
+fn path_truncated(program: &impl Advances, path: *const u8) {
     // SAFETY: the offsets are those of dentry and mnt in struct path, and of d_inode in struct dentry.
     unsafe {
         let dentry: *const u8 = load!(path, path_dentry);
@@ -103,13 +103,13 @@ fn path_truncated(path: *const u8) {
             mount: load!(path, path_mnt),
             dentry: dentry as u64,
         };
-        touch(Inode(inode), place, UNKNOWN_SIZE);
+        touch(program, Inode(inode), place, UNKNOWN_SIZE);
     }
 }
 
 #[inline(always)]
-fn file_truncated(file: File) {
-    touch(file.inode(), file.place(), UNKNOWN_SIZE);
+fn file_truncated(program: &impl Advances, file: File) {
+    touch(program, file.inode(), file.place(), UNKNOWN_SIZE);
 }
 
 const UNKNOWN_SIZE: Change = Change {

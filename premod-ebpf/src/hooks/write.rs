@@ -7,7 +7,7 @@ use crate::{
     emit::Change,
     kernel::{File, Inode, Place, load},
     maps::fact,
-    touch::{is_quiet, synced, touch, touch_noisy},
+    touch::{Advances, is_quiet, synced, touch, touch_noisy},
 };
 
 /// `generic_write_checks(struct kiocb *iocb, struct iov_iter *from)`, 6.1 to 7.x.
@@ -21,7 +21,7 @@ fn write(arguments: &impl Arguments) {
     // Direct writes to a file that is quiet because it is dirty are left to the hook on `kiocb_invalidate_pages`:
     // to look at the file's flags here would cost every write.
     if !is_quiet(file.inode(), false, || file.place().mount) {
-        checked_with_length(iocb, pointer!(arguments, 1, type_iov_iter));
+        checked_with_length(arguments, iocb, pointer!(arguments, 1, type_iov_iter));
     }
 }
 
@@ -29,14 +29,14 @@ entries!("generic_write_checks": generic_write_checks, kprobe_generic_write_chec
 
 /// Out of line, so that the way of a quiet file stays short.
 #[inline(never)]
-fn checked_with_length(iocb: *const u8, from: *const u8) -> i32 {
+fn checked_with_length(program: &impl Advances, iocb: *const u8, from: *const u8) -> i32 {
     // Where the last look at a direct write does not know the call: what was written before in this way is on disk.
     if fact!(iomap_is_old) != 0 && file_of(iocb).is_direct() && is_synced_by_itself(iocb) {
         synced(file_of(iocb).inode());
     }
     // SAFETY: the offset is that of count in struct iov_iter.
     let length = unsafe { load!(from, iov_iter_count) };
-    checked(iocb, Some(length));
+    checked(program, iocb, Some(length));
     0
 }
 
@@ -44,7 +44,7 @@ fn checked_with_length(iocb: *const u8, from: *const u8) -> i32 {
 /// writes. The function above has it inlined, so that other writes do not come by.
 #[inline(always)]
 fn encoded_write(arguments: &impl Arguments) {
-    checked(pointer!(arguments, 0, type_kiocb), None);
+    checked(arguments, pointer!(arguments, 0, type_kiocb), None);
 }
 
 entries!("generic_write_checks_count": generic_write_checks_count, kprobe_generic_write_checks_count => encoded_write);
@@ -55,7 +55,7 @@ entries!("generic_write_checks_count": generic_write_checks_count, kprobe_generi
 #[inline(always)]
 fn direct_write(arguments: &impl Arguments) {
     let iocb = pointer!(arguments, 0, type_kiocb);
-    checked(iocb, Some(arguments.number(1)));
+    checked(arguments, iocb, Some(arguments.number(1)));
     if is_synced_by_itself(iocb) {
         synced(file_of(iocb).inode());
     }
@@ -93,7 +93,7 @@ fn direct_write_to_mapping(arguments: &impl Arguments) {
         unpaged: true,
         range: None,
     };
-    touch(inode, Place::unknown(), change);
+    touch(arguments, inode, Place::unknown(), change);
 }
 
 entries!("invalidate_inode_pages2_range": invalidate_inode_pages2_range, kprobe_invalidate_inode_pages2_range => direct_write_to_mapping);
@@ -105,7 +105,7 @@ fn file_of(iocb: *const u8) -> File {
 }
 
 #[inline(always)]
-fn checked(iocb: *const u8, length: Option<u64>) {
+fn checked(program: &impl Advances, iocb: *const u8, length: Option<u64>) {
     let file = file_of(iocb);
     // SAFETY: the offset is that of ki_pos in struct kiocb.
     let position: u64 = unsafe { load!(iocb, kiocb_ki_pos) };
@@ -115,5 +115,5 @@ fn checked(iocb: *const u8, length: Option<u64>) {
         unpaged: length.is_none() || file.is_direct(),
         range: length.map(|length| (position, length)),
     };
-    touch_noisy(file.inode(), file.place(), change);
+    touch_noisy(program, file.inode(), file.place(), change);
 }

@@ -8,6 +8,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf,
+    maps::{MapData, ProgramArray},
     programs::{Program, ProgramError},
 };
 
@@ -108,6 +109,12 @@ impl Attachment {
             twin: Some(program),
             ..self
         }
+    }
+
+    /// The program that this one calls, if it does not announce by itself (premod-ebpf/src/hand_over.rs). It hangs nowhere.
+    #[must_use]
+    pub fn hands_over_to(&self) -> Option<Self> {
+        (self.kind == Kind::Kprobe).then_some(kprobe("", "kprobe_advance"))
     }
 
     /// How the twin hangs, if there is one.
@@ -267,22 +274,53 @@ pub fn attach(
     environment: &Environment,
 ) -> Result<(), Error> {
     let explain = |error: &ProgramError| loading::explain(way.program, error, environment);
-    let program = ebpf
-        .program_mut(way.program)
-        .ok_or_else(|| Error::KernelLacks {
-            release: environment.release.clone(),
-            what: format!("the program {}", way.program),
-            cost: "the object is incomplete".to_owned(),
-        })?;
+    let program = wanted(ebpf, way, environment)?;
     load_and_attach(program, kernel_btf, way.target).map_err(|error| explain(&error))?;
     tracing::debug!("attached {:?} {}", way.kind, way.target);
     Ok(())
 }
 
-fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
+/// Loads a program, unless it is loaded, and puts it where others call it: they do as long as `programs` lives.
+///
+/// # Errors
+/// If the kernel does not take it.
+pub fn make_callable(
+    ebpf: &mut Ebpf,
+    kernel_btf: &Btf,
+    way: Attachment,
+    mut programs: ProgramArray<MapData>,
+    environment: &Environment,
+) -> Result<ProgramArray<MapData>, Error> {
+    let program = wanted(ebpf, way, environment)?;
+    ensure_loaded(program, kernel_btf, way.target)
+        .and_then(|()| Ok(programs.set(0, program.fd()?, 0)?))
+        .map_err(|error| loading::explain(way.program, &error, environment))?;
+    Ok(programs)
+}
+
+/// The program of a way to attach.
+fn wanted<'a>(
+    ebpf: &'a mut Ebpf,
+    way: Attachment,
+    environment: &Environment,
+) -> Result<&'a mut Program, Error> {
+    ebpf.program_mut(way.program)
+        .ok_or_else(|| Error::KernelLacks {
+            release: environment.release.clone(),
+            what: format!("the program {}", way.program),
+            cost: "the object is incomplete".to_owned(),
+        })
+}
+
+fn ensure_loaded(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
     if program.fd().is_err() {
         load(program, btf, target)?;
     }
+    Ok(())
+}
+
+fn load_and_attach(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
+    ensure_loaded(program, btf, target)?;
     match program {
         Program::Lsm(program) => program.attach().map(drop),
         Program::FEntry(program) => program.attach().map(drop),

@@ -260,6 +260,7 @@ const TYPES: &[(&str, Field)] = &[
     ("iov_iter", |facts| &mut facts.type_iov_iter),
     ("inode", |facts| &mut facts.type_inode),
     ("dentry", |facts| &mut facts.type_dentry),
+    ("vfsmount", |facts| &mut facts.type_vfsmount),
     ("iattr", |facts| &mut facts.type_iattr),
     ("vm_fault", |facts| &mut facts.type_vm_fault),
     ("timespec64", |facts| &mut facts.type_timespec64),

@@ -255,8 +255,23 @@ impl TracerBuilder {
         let ring: RingBuf<MapData> = typed(take(&mut ebpf, "EVENTS")?)?;
         let counters = mapped(take(&mut ebpf, "COUNTERS")?, setup.cpus)?;
 
-        attach::load_ahead(&mut ebpf, &kernel_btf, &attached);
+        let advance = attached.iter().find_map(Attachment::hands_over_to);
+        let to_load: Vec<_> = attached.iter().chain(&advance).copied().collect();
+        attach::load_ahead(&mut ebpf, &kernel_btf, &to_load);
         tracing::debug!("loaded the programs");
+        let called = match advance {
+            Some(way) => {
+                let programs = typed(take(&mut ebpf, "ADVANCE")?)?;
+                Some(attach::make_callable(
+                    &mut ebpf,
+                    &kernel_btf,
+                    way,
+                    programs,
+                    &environment,
+                )?)
+            }
+            None => None,
+        };
         for &way in &attached {
             attach::attach(&mut ebpf, &kernel_btf, way, &environment)?;
         }
@@ -269,6 +284,7 @@ impl TracerBuilder {
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Ok(Tracer {
             ebpf,
+            _called: called,
             enroller,
             scope,
             cgroups,

@@ -13,7 +13,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, RingBuf},
+    maps::{MapData, ProgramArray, RingBuf},
 };
 use futures_core::Stream;
 use premod_common::{
@@ -75,6 +75,8 @@ pub struct Summary {
 /// Dropping it detaches everything, which takes the kernel a tenth of a second for each program.
 pub struct Tracer {
     ebpf: Ebpf,
+    /// Where kprobes find the program that they call: the kernel empties it when nobody has it open.
+    _called: Option<ProgramArray<MapData>>,
     enroller: Enroller,
     scope: Option<Scope>,
     cgroups: Cgroups,
