@@ -3,8 +3,9 @@
 use core::mem::offset_of;
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::{fexit, kprobe, lsm, map},
-    maps::LruHashMap,
+    maps::{HashMap, LruHashMap},
     programs::{FExitContext, LsmContext, ProbeContext},
 };
 use premod_common::facts::Facts;
@@ -13,7 +14,7 @@ use crate::{
     arguments::{Arguments, entries, pointer},
     directories::RENAMES,
     kernel::{Inode, Task, cast, current_task, load, untyped},
-    maps::setting,
+    maps::{Count, count, setting},
     scope::{forget_verdict, forget_verdicts, link_switched, motion, search::leads_to_link},
 };
 
@@ -24,10 +25,13 @@ const S_IFLNK: u16 = 0o120_000;
 /// `include/uapi/linux/fs.h`.
 const RENAME_EXCHANGE: u64 = 1 << 1;
 
-/// The two dentries of the rename that a task is in, where its end is seen by a program that is not told them. That of a
-/// rename that was refused after it had begun stays until the task's next one.
+/// The two dentries that a task is about to rename. Those of a rename that somebody else refuses stay until the task's next.
 #[map]
-static RENAMING: LruHashMap<Task, [u64; 2]> = LruHashMap::with_max_entries(1024, 0);
+static RENAMING: LruHashMap<Task, [u64; 2]> = LruHashMap::with_max_entries(4096, 0);
+
+/// The same by the address of the `struct name_snapshot` that lives as long as the rename. Filesystems rename within a rename.
+#[map]
+static SNAPSHOTS: HashMap<u64, [u64; 2]> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// `inode_rename(struct inode *old_dir, struct dentry *old_dentry, struct inode *new_dir, struct dentry *new_dentry)`, 6.1 to
 /// 7.x. Called within `vfs_rename`, before the move; of an exchange once for each of both.
@@ -57,7 +61,7 @@ fn rename(arguments: &impl Arguments) {
     note(old, new);
 }
 
-/// Notes what the task renames, for [`kprobe_rename_ends`].
+/// Notes what the task renames, for [`kprobe_rename_moves`].
 #[inline(always)]
 fn note(old: *const u8, new: *const u8) {
     let dentries = [untyped(old as u64), untyped(new as u64)];
@@ -135,20 +139,36 @@ fn vfs_rename(ctx: FExitContext) -> i32 {
     renamed(&ctx)
 }
 
+/// `take_dentry_name_snapshot(struct name_snapshot *name, struct dentry *dentry)`, 6.1 to 7.x: what `vfs_rename` does when
+/// nobody has refused it. Others call it, too, who rename nothing.
+#[kprobe(function = "take_dentry_name_snapshot")]
+fn kprobe_rename_moves(ctx: ProbeContext) -> u32 {
+    // SAFETY: nobody else changes this task's.
+    let Some(dentries) = (unsafe { RENAMING.get(current_task()) }).copied() else {
+        return 0;
+    };
+    if dentries.contains(&ctx.number(1)) {
+        let _ = RENAMING.remove(current_task());
+        if SNAPSHOTS.insert(ctx.number(0), dentries, 0).is_err() {
+            count(Count::Lost);
+        }
+    }
+    0
+}
+
 /// `release_dentry_name_snapshot(struct name_snapshot *name)`, 6.1 to 7.x: what `vfs_rename` does last, when the new names
-/// are in place. Others call it, too, who rename nothing.
+/// are in place.
 ///
 /// As `vfs_rename`'s exit, for kernels that may skip that.
 #[kprobe(function = "release_dentry_name_snapshot")]
-fn kprobe_rename_ends(_ctx: ProbeContext) -> u32 {
-    let task = current_task();
-    // SAFETY: nobody else changes this task's.
-    let Some([old, new]) = (unsafe { RENAMING.get(task) }).copied() else {
+fn kprobe_rename_ends(ctx: ProbeContext) -> u32 {
+    let snapshot = ctx.number(0);
+    // SAFETY: the snapshot is this task's.
+    let Some([old, new]) = (unsafe { SNAPSHOTS.get(snapshot) }).copied() else {
         return 0;
     };
-    let _ = RENAMING.remove(task);
-    // SAFETY: they are, or were, dentries; whatever is there now is read as one. That another task renames a dentry is not
-    // ended by this.
+    let _ = SNAPSHOTS.remove(snapshot);
+    // SAFETY: both are dentries, which the caller of `vfs_rename` holds.
     unsafe {
         forget(cast::<{ offset_of!(Facts, type_dentry) }>(old));
         forget(cast::<{ offset_of!(Facts, type_dentry) }>(new));

@@ -47,6 +47,9 @@ pub struct Attachment {
     /// Name of a program that does the same: it hangs there as well where the kernel may skip one of them.
     #[serde(skip)]
     pub twin: Option<&'static str>,
+    /// What has to hang elsewhere for this one to know what it sees.
+    #[serde(skip)]
+    pub needs: Option<&'static Attachment>,
 }
 
 /// One thing premod listens to, with the ways to do so, best first.
@@ -97,16 +100,25 @@ impl Attachment {
     #[must_use]
     pub fn loses_when_skipped(&self) -> bool {
         let is_this = |way: &Self| (way.kind, way.target) == (self.kind, self.target);
+        let or_needed = |way: &Self| is_this(way) || way.needs.is_some_and(is_this);
         self.kind != Kind::Lsm
             && HOOKS
                 .iter()
-                .any(|hook| hook.decides && hook.ways.iter().any(is_this))
+                .any(|hook| hook.decides && hook.ways.iter().any(or_needed))
     }
 
     /// The same way, with a program that hangs there as well.
     pub(crate) const fn with_twin(self, program: &'static str) -> Self {
         Self {
             twin: Some(program),
+            ..self
+        }
+    }
+
+    /// The same way, which needs another one.
+    pub(crate) const fn with(self, needs: &'static Self) -> Self {
+        Self {
+            needs: Some(needs),
             ..self
         }
     }
@@ -161,6 +173,7 @@ pub(crate) const fn lsm(target: &'static str, program: &'static str) -> Attachme
         target,
         program,
         twin: None,
+        needs: None,
     }
 }
 
@@ -170,6 +183,7 @@ pub(crate) const fn fentry(target: &'static str, program: &'static str) -> Attac
         target,
         program,
         twin: None,
+        needs: None,
     }
 }
 
@@ -179,6 +193,7 @@ pub(crate) const fn fexit(target: &'static str, program: &'static str) -> Attach
         target,
         program,
         twin: None,
+        needs: None,
     }
 }
 
@@ -188,6 +203,7 @@ pub(crate) const fn tracepoint(target: &'static str, program: &'static str) -> A
         target,
         program,
         twin: None,
+        needs: None,
     }
 }
 
@@ -197,6 +213,7 @@ pub(crate) const fn iterator(target: &'static str, program: &'static str) -> Att
         target,
         program,
         twin: None,
+        needs: None,
     }
 }
 
@@ -206,6 +223,7 @@ pub(crate) const fn kprobe(target: &'static str, program: &'static str) -> Attac
         target,
         program,
         twin: None,
+        needs: None,
     }
 }
 

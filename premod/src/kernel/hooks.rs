@@ -1,6 +1,9 @@
 //! The table of hooks.
 
-use super::attach::{Hook, When, fentry, fexit, kprobe, lsm, tracepoint};
+use super::attach::{Attachment, Hook, When, fentry, fexit, kprobe, lsm, tracepoint};
+
+/// Tells the end of a rename which one it is.
+const RENAME_MOVES: Attachment = kprobe("take_dentry_name_snapshot", "kprobe_rename_moves");
 
 /// Every hook that tracing uses, in the order in which they are attached: what forgets comes first, then
 /// what announces, and the net last, so that no event is called late because premod was starting.
@@ -20,7 +23,7 @@ pub const HOOKS: &[Hook] = &[
     Hook {
         sees: "renames",
         ways: &[
-            kprobe("release_dentry_name_snapshot", "kprobe_rename_ends"),
+            kprobe("release_dentry_name_snapshot", "kprobe_rename_ends").with(&RENAME_MOVES),
             fexit("vfs_rename", "vfs_rename").with_twin("vfs_rename_again"),
         ],
         cost: "files renamed into a traced directory would be missed, and paths would be those of before",

@@ -191,6 +191,7 @@ impl TracerBuilder {
             match hook.choose(&btf, &environment) {
                 Some(way) => {
                     attached.push(way);
+                    attached.extend(way.needs);
                     let twin = way.of_twin();
                     attached.extend(twin.filter(|_| environment.preemption.is_anywhere()));
                 }
