@@ -96,6 +96,9 @@ pub struct Facts {
     pub sighand_struct_action: u32,
     pub task_struct_files: u32,
     pub files_struct_count: u32,
+    pub files_struct_fdt: u32,
+    pub fdtable_max_fds: u32,
+    pub fdtable_fd: u32,
     pub mm_struct_mm_users: u32,
     /// From overlayfs's own inode to its `ovl_inode.__upperdentry`; 0 when it could not be found.
     pub overlay_upper: u32,

@@ -19,7 +19,7 @@ use crate::facts::{fact, setting};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
-const O_ACCMODE: u32 = 0o3;
+pub(crate) const O_ACCMODE: u32 = 0o3;
 
 /// Loads a member of a structure that the verifier knows, by the fact that is its offset:
 /// `load!(inode, inode_i_sb)`, or with the member's type, `load!(inode, inode_i_mode: u16)`.

@@ -12,6 +12,7 @@ use crate::{
     guard,
     keep_out::refuse,
     kernel::{File, Inode, load},
+    kernel_use,
     maps::SUPERBLOCKS,
     running::Running,
 };
@@ -44,17 +45,6 @@ fn file_permission(ctx: LsmContext) -> i32 {
     }
     if mask & MAY_WRITE == 0 {
         return 0;
-    }
-    written(ctx.arg(0))
-}
-
-/// `security_file_open(struct file *file)`, 6.1 to 7.x: a file that becomes a swap file is opened for it by the kernel, which
-/// then writes its blocks and asks nobody.
-#[lsm(hook = "file_open")]
-fn file_open(ctx: LsmContext) -> i32 {
-    let verdict: i32 = ctx.arg(1);
-    if verdict != 0 || !Running::now().is_in_swapon() {
-        return verdict;
     }
     written(ctx.arg(0))
 }
@@ -108,7 +98,7 @@ fn file_ioctl(ctx: LsmContext) -> i32 {
     if verdict != 0 {
         return verdict;
     }
-    exchange(File(ctx.arg(0)), ctx.arg(1))
+    concerns_others(&ctx)
 }
 
 /// The same for programs of 32 bits, 6.8 to 7.x and later releases of 6.1.
@@ -118,7 +108,17 @@ fn file_ioctl_compat(ctx: LsmContext) -> i32 {
     if verdict != 0 {
         return verdict;
     }
-    exchange(File(ctx.arg(0)), ctx.arg(1))
+    concerns_others(&ctx)
+}
+
+/// The ioctl modifies other files than the one that it is called on, perhaps, and asks for no permission.
+#[inline(always)]
+fn concerns_others(ctx: &LsmContext) -> i32 {
+    let (file, command) = (File(ctx.arg(0)), ctx.arg(1));
+    match exchange(file, command) {
+        0 => kernel_use::hand_over(file, command, ctx.arg(2)),
+        refused => refused,
+    }
 }
 
 /// The other file is named in memory that its owner can change after we have looked. So these ioctls wait on

@@ -29,6 +29,7 @@ mod keep_out;
 #[path = "../kernel.rs"]
 #[expect(dead_code, reason = "tracing needs more of it")]
 mod kernel;
+mod kernel_use;
 mod look;
 #[path = "../maintenance.rs"]
 mod maintenance;

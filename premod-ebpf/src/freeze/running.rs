@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use crate::{
     call,
     facts::fact,
-    kernel::{load, read},
+    kernel::{load, read, read_u32},
     maps::{COMMANDS, own, settings},
 };
 
@@ -13,9 +13,16 @@ use crate::{
 const NO_CALL: i64 = -1;
 /// `io_uring_enter`, the only call that passes its requests' errors on in another way than by its result.
 const IO_URING_ENTER: u64 = 426;
-/// `swapon`: in calls of 64 bits, and of 32 bits, where the other call with this number opens nothing.
-const SWAPON: u64 = 167;
-const SWAPON_OF_32_BITS: u64 = 87;
+/// System calls in which the kernel opens a file to write to it by itself: swapon, acct, and the write family, when it is a
+/// setting that is written. In calls of 64 bits, and of 32 bits; the other calls with these numbers open nothing.
+const SWAPON: [u64; 2] = [167, 87];
+const ACCT: [u64; 2] = [163, 51];
+const WRITE: [u64; 2] = [1, 4];
+const PWRITE64: [u64; 2] = [18, 181];
+const WRITEV: [u64; 2] = [20, 146];
+const PWRITEV: [u64; 2] = [296, 334];
+/// The bit of numbers in calls of 32 bits in the registers of 64 (x32).
+const X32: u64 = 0x4000_0000;
 /// The signal that kills, and those that stop a process, of the kernel's stable interface.
 const SIGKILL: u8 = 9;
 pub(crate) const SIGSTOP: u8 = 19;
@@ -107,10 +114,24 @@ impl Running {
         self.call().is_some_and(|call| call != IO_URING_ENTER)
     }
 
-    /// In swapon(2).
+    /// What it opens is not for itself, but for the kernel.
     #[inline(always)]
-    pub(crate) fn is_in_swapon(self) -> bool {
-        matches!(self.call(), Some(SWAPON | SWAPON_OF_32_BITS))
+    pub(crate) fn opens_for_the_kernel(self) -> bool {
+        let calls = [SWAPON, ACCT, WRITE, PWRITE64, WRITEV, PWRITEV];
+        let is_now = |call| calls.iter().flatten().any(|&one| one == call);
+        self.call().is_some_and(|call| is_now(call & !X32))
+    }
+
+    /// Address of the open file that this descriptor of its stands for; something else if there is none.
+    #[inline(always)]
+    pub(crate) fn file(self, descriptor: u32) -> u64 {
+        // SAFETY: files is a pointer.
+        let files: u64 = unsafe { load!(self.0, task_struct_files) };
+        let table = read(files + u64::from(fact!(files_struct_fdt)));
+        if descriptor >= read_u32(table + u64::from(fact!(fdtable_max_fds))) {
+            return 0;
+        }
+        read(read(table + u64::from(fact!(fdtable_fd))) + u64::from(descriptor) * 8)
     }
 
     /// Process id in the initial pid namespace.

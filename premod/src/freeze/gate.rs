@@ -9,6 +9,7 @@ use super::{
     drain::{self, Stuck},
     files::{
         flush::{Flushed, Flusher},
+        kernel_use::UsedByKernel,
         names::Names,
         target::Target,
     },
@@ -104,8 +105,12 @@ impl Gate {
         drain::land(&mut self.guards, &self.targets, limit)
             .await?
             .map_err(|stuck| self.stuck(&stuck))?;
-        // Whoever has mapped one since.
+        // Whoever has mapped one since, or made the kernel use one, which from now on nobody does.
         self.hold_who_maps(limit).await?;
+        let used = UsedByKernel::gather();
+        self.targets
+            .iter()
+            .try_for_each(|target| target.check_use(&used))?;
         for rounds in 1..=ROUNDS {
             let before = self.guards.controls.tally()?.touches;
             self.flush(limit).await?;

@@ -21,6 +21,8 @@ pub struct UsedByKernel {
     pub(super) swap: Vec<Id>,
     /// With the name of the loop device.
     pub(super) loops: Vec<(String, Id)>,
+    /// Served to others as disks, with where that was set up.
+    pub(super) served: Vec<(PathBuf, Id)>,
 }
 
 impl UsedByKernel {
@@ -31,6 +33,7 @@ impl UsedByKernel {
         Self {
             swap: swap_files(&table).filter_map(|path| id_of(&path)).collect(),
             loops: loop_devices().collect(),
+            served: served(Path::new(CONFIGFS)),
         }
     }
 }
@@ -80,11 +83,71 @@ fn asked(device: &Path) -> Option<Id> {
     (result == 0).then_some((info[0], info[1]))
 }
 
+/// Where the kernel's servers are set up.
+const CONFIGFS: &str = "/sys/kernel/config";
+
+/// How one of them names its file in what can be read of it.
+type Named = fn(&[u8]) -> Option<&[u8]>;
+
+/// What can be read of LIO's, of nvmet's, and of a USB device's.
+const SERVERS: [(&str, Named); 3] = [
+    ("target/core/*/*/info", lio_file),
+    ("nvmet/subsystems/*/namespaces/*/device_path", whole_line),
+    ("usb_gadget/*/functions/*/*/file", whole_line),
+];
+
+/// `fd_show_configfs_dev_params` of drivers/target/target_core_file.c.
+fn lio_file(text: &[u8]) -> Option<&[u8]> {
+    const BEFORE: &[u8] = b" File: ";
+    const AFTER: &[u8] = b"  Size: ";
+    let begin = text.windows(BEFORE.len()).position(|part| part == BEFORE)? + BEFORE.len();
+    let end = text.windows(AFTER.len()).rposition(|part| part == AFTER)?;
+    text.get(begin..end)
+}
+
+fn whole_line(text: &[u8]) -> Option<&[u8]> {
+    Some(text.strip_suffix(b"\n").unwrap_or(text))
+}
+
+fn served(configfs: &Path) -> Vec<(PathBuf, Id)> {
+    let mut served = Vec::new();
+    for (pattern, named) in SERVERS {
+        for path in matching(configfs, pattern) {
+            let beside = |name| fs::read(path.with_file_name(name));
+            // Described, and not served yet.
+            if beside("enable").is_ok_and(|is| is.starts_with(b"0")) {
+                continue;
+            }
+            let text = fs::read(&path).unwrap_or_default();
+            let file = named(&text).map(|name| PathBuf::from(OsString::from_vec(name.to_vec())));
+            if let Some(id) = file.and_then(|file| id_of(&file)) {
+                served.push((path.parent().unwrap_or(&path).to_owned(), id));
+            }
+        }
+    }
+    served
+}
+
+/// The paths below `base` that fit a pattern, in which `*` stands for any one name.
+fn matching(base: &Path, pattern: &str) -> Vec<PathBuf> {
+    let mut paths = vec![base.to_owned()];
+    for part in pattern.split('/') {
+        paths = if part == "*" {
+            let lists = paths.iter().filter_map(|path| fs::read_dir(path).ok());
+            lists.flatten().flatten().map(|one| one.path()).collect()
+        } else {
+            paths.iter().map(|path| path.join(part)).collect()
+        };
+    }
+    paths
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+    use crate::freeze::tests::Directory;
 
     #[test]
     fn swap_files_of_any_name_are_found() {
@@ -95,5 +158,35 @@ mod tests {
             .map(|path| path.as_os_str().as_bytes())
             .collect();
         assert_eq!(bytes, [&b"/a \xff"[..], b"/dev/sda2"]);
+    }
+
+    #[test]
+    fn files_that_are_served_are_found_by_any_name() {
+        let configfs = Directory::new();
+        let file = configfs.file("a  Size: \u{e9} file");
+        let say = |place: &str, what: &str, text: String| {
+            let place = configfs.path.join(place);
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join(what), text).unwrap();
+            place
+        };
+        let name = file.display();
+        let lio = format!(
+            "Status: ACTIVATED  Max Queue Depth: 0\n        TCM FILEIO ID: 0        File: {name}  Size: 7  Mode: O_DSYNC Async: 0\n"
+        );
+        let places = [
+            say("target/core/fileio_0/disk", "info", lio.clone()),
+            say(
+                "nvmet/subsystems/a/namespaces/1",
+                "device_path",
+                format!("{name}\n"),
+            ),
+        ];
+        let off = say("target/core/fileio_0/off", "info", lio.clone());
+        fs::write(off.join("enable"), "0\n").unwrap();
+        say("target/core/alua", "info", String::new());
+        say("target/core/rd_mcp_0/disk", "info", "RAMDISK".to_owned());
+        let id = id_of(&file).unwrap();
+        assert_eq!(served(&configfs.path), places.map(|place| (place, id)));
     }
 }

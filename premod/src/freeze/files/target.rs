@@ -130,7 +130,7 @@ impl Target {
     }
 
     /// Refuses files that the kernel modifies behind everybody's back.
-    fn check_use(&self, used: &UsedByKernel) -> Result<(), Error> {
+    pub(crate) fn check_use(&self, used: &UsedByKernel) -> Result<(), Error> {
         let status =
             rustix::fs::statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
         if status.is_ok_and(|status| status.stx_attributes.bits() & STATX_ATTR_DAX != 0) {
@@ -148,6 +148,12 @@ impl Target {
         if let Some((device, _)) = used.loops.iter().find(|(_, id)| *id == self.id) {
             return Err(self.refused(format!(
                 "it is the file behind /dev/{device}, which writes to it without asking; freeze the filesystem on the device instead (fsfreeze)"
+            )));
+        }
+        if let Some((place, _)) = used.served.iter().find(|(_, id)| *id == self.id) {
+            return Err(self.refused(format!(
+                "the kernel serves it as a disk, and writes to it without asking (see {}); stop that first",
+                place.display()
             )));
         }
         Ok(())

@@ -4,6 +4,7 @@ pub(crate) mod actor;
 mod commands;
 pub(crate) mod fuse;
 pub(crate) mod in_flight;
+mod kernel_use;
 pub(crate) mod let_go;
 pub(crate) mod library;
 mod memory;
@@ -44,6 +45,7 @@ pub(crate) fn tests() -> Vec<Test> {
         places::TESTS,
         races::TESTS,
         refusals::TESTS,
+        kernel_use::TESTS,
         commands::TESTS,
         library::TESTS,
         parts::TESTS,

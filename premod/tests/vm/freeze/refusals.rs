@@ -3,14 +3,11 @@
 use std::{
     fs::{self, File},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
-use super::{
-    policies::{actor, freeze, outcome, terminate},
-    premod::Freeze,
-};
+use super::policies::{actor, freeze, outcome};
 use crate::{
     coverage::dax,
     freeze::actor::Outcome,
@@ -24,8 +21,6 @@ tests! {
     on Every;
     Alone files_whose_stores_cannot_be_seen_are_not_frozen,
     Alone files_that_others_can_change_are_not_frozen,
-    Alone files_that_the_kernel_writes_are_not_frozen,
-    Alone a_frozen_file_does_not_become_a_swap_file,
     Alone a_dax_file_is_not_frozen,
     Alone what_is_no_file_is_not_frozen,
     Alone a_filesystem_that_is_frozen_already_is_named,
@@ -47,7 +42,7 @@ fn premod(file: &Path) -> Command {
     command
 }
 
-fn not_frozen(file: &Path, code: i32, words: &[&str]) {
+pub(super) fn not_frozen(file: &Path, code: i32, words: &[&str]) {
     refused(&mut premod(file), code, words);
 }
 
@@ -89,36 +84,6 @@ fn files_that_others_can_change_are_not_frozen(place: &Place) {
     not_frozen(Path::new(&remote), 15, &["NFS"]);
     let mounted = super::fuse::mount(&place.file("fuse"));
     not_frozen(mounted.path(), 15, &["FUSE"]);
-}
-
-fn swap_file(place: &Place) -> PathBuf {
-    let swap = place.file("swap");
-    fs::write(&swap, vec![0; 1 << 20]).expect("a new file");
-    fs::set_permissions(&swap, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
-    run("mkswap", &[plain(&swap)]);
-    swap
-}
-
-/// The kernel would write its blocks, and nobody would be told.
-fn a_frozen_file_does_not_become_a_swap_file(place: &Place) {
-    let swap = swap_file(place);
-    let mut freeze = Freeze::start(&[plain(&swap), "--deny=EROFS"]);
-    freeze.frozen();
-    let output = Command::new("swapon").arg(&swap).output();
-    let output = output.expect("swapon");
-    assert!(!output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("Read-only file system"), "{said}");
-    terminate(freeze).expect(0);
-}
-
-fn files_that_the_kernel_writes_are_not_frozen(place: &Place) {
-    let swap = swap_file(place);
-    run("swapon", &[plain(&swap)]);
-    not_frozen(&swap, 15, &["swap file", "swapoff"]);
-    run("swapoff", &[plain(&swap)]);
-    let below = actor(place, "loop device");
-    not_frozen(Path::new(&below.files[0].path), 15, &["/dev/loop"]);
 }
 
 fn a_dax_file_is_not_frozen(place: &Place) {
