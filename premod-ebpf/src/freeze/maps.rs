@@ -65,6 +65,11 @@ pub(crate) static HELD: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HE
 #[map]
 pub(crate) static SEIZED: HashMap<u32, HeldProcess> = HashMap::with_max_entries(HELD_MAX, 0);
 
+/// Processes that have stopped themselves, by process id, and when (`CLOCK_MONOTONIC`, in nanoseconds): as su and sudo do when
+/// they see that their child is stopped.
+#[map]
+pub(crate) static STOPPED_THEMSELVES: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// What the keeper is told: [`premod_common::guard::Waiting`].
 #[map]
 pub(crate) static WAITING: RingBuf = RingBuf::with_byte_size(1 << 16, 0);

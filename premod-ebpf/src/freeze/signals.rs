@@ -1,12 +1,14 @@
 //! Who else stops and continues the processes that premod holds.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use premod_common::guard::{HeldProcess, Phase};
 
 use crate::{
     guard,
     kernel::{current_process, load},
-    maps::{HELD, PROTECTED, SEIZED, count, own, settings},
+    maps::{HELD, PROTECTED, SEIZED, STOPPED_THEMSELVES, count, own, settings},
     running::{SIGCONT, SIGSTOP, SIGTTOU},
     tell::tell_of,
 };
@@ -34,6 +36,10 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     let by_itself = matches!(signal, SIGSTOP | SIGCONT) && info == BY_KERNEL && sender == process;
     if by_itself || sender == settings().own_pid || sender == own().keeper {
         return 0;
+    }
+    if sender == process && signal != SIGCONT {
+        // SAFETY: no preconditions.
+        let _ = STOPPED_THEMSELVES.insert(process, unsafe { bpf_ktime_get_ns() }, 0);
     }
     if let Some(seized) = SEIZED.get_ptr_mut(process) {
         // SAFETY: the pointer comes from the map.

@@ -135,6 +135,7 @@ pub(crate) fn is_known(word: &str) -> bool {
             | "write-as"
             | "write-beside"
             | "lead-an-orphan"
+            | "stop-like-su"
             | "in-time-namespace"
             | "freeze-by-library"
     )
@@ -161,6 +162,9 @@ pub(crate) fn run(word: &str, arguments: &[String]) -> ExitCode {
         ("write-as", [number, file]) => let_go::write_as(number, Path::new(file)),
         ("write-beside", [how, file, other]) => {
             unseen::write_beside(how, Path::new(file), Path::new(other));
+        }
+        ("stop-like-su", [file, writer]) => {
+            unseen::stop_like_su(Path::new(file), Path::new(writer));
         }
         ("lead-an-orphan", [file, done]) => {
             unseen::lead_an_orphan(Path::new(file), Path::new(done));

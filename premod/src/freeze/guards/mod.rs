@@ -88,6 +88,8 @@ pub(crate) struct Controls {
     pub(crate) held: HashMap<MapData, u32, HeldProcess>,
     /// Who is seized, or is to be.
     pub(crate) seized: HashMap<MapData, u32, HeldProcess>,
+    /// Who has stopped itself, and when.
+    pub(crate) stopped_themselves: HashMap<MapData, u32, u64>,
 }
 
 impl Controls {
@@ -154,6 +156,7 @@ impl Controls {
             tally: typed(Map::Array(open("tally")?))?,
             held: typed(Map::HashMap(open("held")?))?,
             seized: typed(Map::HashMap(open("seized")?))?,
+            stopped_themselves: typed(Map::LruHashMap(open("stopped")?))?,
         })
     }
 
@@ -198,11 +201,10 @@ impl Guards {
             .load(&with_facts(OBJECT, facts)?)
             .map_err(|error| load::explain_maps(&error, environment))?;
         for (directory, (map, name)) in directory.iter().flat_map(|it| MAPS.map(|map| (it, map))) {
-            let Some(Map::Array(map) | Map::HashMap(map) | Map::RingBuf(map)) = ebpf.map(map)
-            else {
+            let Some(it) = ebpf.map(map) else {
                 return Err(Error::BadValue(format!("the object has no map {map}")));
             };
-            map.pin(directory.join(name))
+            it.pin(directory.join(name))
                 .map_err(|error| Error::kernel("cannot pin a BPF map", &error))?;
         }
         Ok(Self {
@@ -212,6 +214,7 @@ impl Guards {
                 tally: take(&mut ebpf, "TALLY")?,
                 held: take(&mut ebpf, "HELD")?,
                 seized: take(&mut ebpf, "SEIZED")?,
+                stopped_themselves: take(&mut ebpf, "STOPPED_THEMSELVES")?,
             },
             guards: take(&mut ebpf, "GUARDS")?,
             superblocks: take(&mut ebpf, "SUPERBLOCKS")?,

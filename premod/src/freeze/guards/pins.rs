@@ -30,11 +30,12 @@ const OURS: &str = "premod";
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 
 /// The maps that are pinned for each freeze, by their names in the object and in the directory.
-pub(crate) const MAPS: [(&str, &str); 5] = [
+pub(crate) const MAPS: [(&str, &str); 6] = [
     ("SWITCH", "switch"),
     ("TALLY", "tally"),
     ("HELD", "held"),
     ("SEIZED", "seized"),
+    ("STOPPED_THEMSELVES", "stopped"),
     ("WAITING", "waiting"),
 ];
 

@@ -24,7 +24,7 @@ use tokio::task::yield_now;
 use super::{
     keeping,
     others::Others,
-    processes::{TICK, started},
+    processes::{TICK, is_stopped_by_signal, parent_of, started},
     seizer::Outcome,
 };
 use crate::{
@@ -147,7 +147,11 @@ fn continue_all(controls: &mut Controls, own: &Path) -> Recovered {
     for (pid, held) in controls.all_held() {
         let comm = name(&held.comm);
         let outcome = if controls.held.get(&pid, 0).is_ok() {
-            try_let_go(pid, &held, &others)
+            let outcome = try_let_go(pid, &held, &others);
+            if matches!(outcome, Fate::Continued) {
+                continue_parents(controls, pid, held.since);
+            }
+            outcome
         } else {
             fate_of_seized(pid, &held, &others)
         };
@@ -160,6 +164,24 @@ fn continue_all(controls: &mut Controls, own: &Path) -> Recovered {
         let _ = controls.seized.remove(&pid);
     }
     continued
+}
+
+/// Continues whoever waits for a process that was stopped, has stopped itself since, and expects to be continued by the one
+/// who has stopped the process: su and sudo do so.
+fn continue_parents(controls: &Controls, stopped: u32, since: u64) {
+    let mut child = stopped;
+    while let Some(parent) = parent_of(child).filter(|&parent| parent > 1) {
+        let at = controls.stopped_themselves.get(&parent, 0);
+        if at.is_ok_and(|at| at >= since)
+            && let Some(process) = rustix::process::Pid::from_raw(parent as i32)
+            && let Ok(process) = pidfd_open(process, PidfdFlags::empty())
+            && parent_of(child) == Some(parent)
+            && is_stopped_by_signal(parent)
+        {
+            let _ = pidfd_send_signal(&process, Signal::CONT);
+        }
+        child = parent;
+    }
 }
 
 /// A task's name, which ends at the first NUL byte.

@@ -142,6 +142,11 @@ pub(crate) fn process_of(thread: u32) -> Option<u32> {
     number_in_status(thread, b"Tgid:")
 }
 
+/// The process that waits for a process; 0 if nobody does here.
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    number_in_status(pid, b"PPid:")
+}
+
 /// The thread that traces a thread; 0 if nobody does.
 pub(crate) fn tracer_of(thread: u32) -> Option<u32> {
     number_in_status(thread, b"TracerPid:")

@@ -34,6 +34,7 @@ tests! {
     Alone sigcont_changes_nothing_of_a_hold on Every,
     Alone a_signal_that_kills_does_so_while_its_process_is_held,
     Alone who_is_traced_by_others_is_held_all_the_same on Every,
+    Alone a_parent_that_stops_itself_goes_on_after_the_thaw,
     Alone a_store_that_a_tracer_lets_through_is_told on Every,
     Alone a_sibling_cannot_send_the_bytes_elsewhere,
     Alone without_its_keeper_a_freeze_holds_all_the_same on Every,
@@ -292,6 +293,71 @@ fn who_is_traced_by_others_is_held_all_the_same(place: &Place) {
     over.store(true, Ordering::SeqCst);
     for tracer in tracers {
         tracer.join().expect("a tracer");
+    }
+}
+
+/// Whoever is traced by others has to be stopped by a signal, which su sees, and stops itself until somebody continues both.
+fn a_parent_that_stops_itself_goes_on_after_the_thaw(place: &Place) {
+    let path = clean(place, "data");
+    let number = place.file("writer");
+    let own = std::env::current_exe().expect("this program");
+    let mut parent = Command::new(own)
+        .arg("stop-like-su")
+        .args([&path, &number])
+        .spawn()
+        .expect("this program");
+    let mut writer = None;
+    process::wait_for("there is a writer", || {
+        writer = fs::read_to_string(&number)
+            .ok()
+            .and_then(|it| it.parse().ok());
+        writer.is_some()
+    });
+    let writer: u32 = writer.expect("a process id");
+    let (ready, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let freeze = frozen(&path);
+    thread::scope(|scope| {
+        scope.spawn(|| trace(writer, false, &ready, &over));
+        process::wait_for("it is traced", || ready.load(Ordering::SeqCst));
+        fs::remove_file(&number).expect("unlink");
+        process::wait_for("its parent has stopped", || {
+            process::is_stopped(parent.id())
+        });
+        terminate(freeze).expect(0);
+        let status = process::wait(&mut parent);
+        over.store(true, Ordering::SeqCst);
+        assert!(status.success(), "{status}");
+    });
+}
+
+/// `stop-like-su FILE WRITER`: its child, whose number is in WRITER, writes to FILE when WRITER is removed.
+pub(crate) fn stop_like_su(path: &Path, number: &Path) {
+    // SAFETY: there is one thread, and so in the child.
+    unsafe {
+        let writer = libc::fork();
+        if writer == 0 {
+            let own = libc::getpid().to_string();
+            // Nobody reads a part of it.
+            let new = number.with_extension("new");
+            let named = fs::write(&new, own).and_then(|()| fs::rename(&new, number));
+            while named.is_ok() && number.exists() {
+                thread::sleep(WHILE / 50);
+            }
+            libc::_exit(fs::write(path, "written").is_err().into());
+        }
+        loop {
+            let mut status = 0;
+            assert_eq!(
+                libc::waitpid(writer, &raw mut status, libc::WUNTRACED),
+                writer
+            );
+            if !libc::WIFSTOPPED(status) {
+                assert_eq!(status, 0, "the writer");
+                return;
+            }
+            libc::kill(libc::getpid(), libc::SIGSTOP);
+            libc::kill(writer, libc::SIGCONT);
+        }
     }
 }
 
