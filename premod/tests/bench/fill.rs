@@ -1,8 +1,10 @@
 //! Fills premod's map of inodes, so that it has as many entries as it would have after as many files.
 
+use std::collections::HashSet;
+
 use aya::{
     maps::{HashMap, Map, MapData, MapInfo, loaded_maps},
-    programs::loaded_programs,
+    programs::{ProgramInfo, loaded_programs},
 };
 use premod_common::inode::{InodeAddress, TrackedInode};
 
@@ -38,13 +40,10 @@ pub(crate) fn entries() -> u64 {
 
 /// What the verifier went through for each of premod's programs.
 pub(crate) fn verified() -> Vec<(String, u32)> {
-    let first = map_users();
-    let programs = loaded_programs().filter_map(Result::ok);
-    programs
-        .filter(|program| {
-            let maps = program.map_ids().ok().flatten().unwrap_or_default();
-            maps.iter().any(|map| first.contains(map))
-        })
+    let maps = maps();
+    loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program| maps_of(program).iter().any(|map| maps.contains(map)))
         .filter_map(|program| {
             let name = program.name_as_str()?.to_owned();
             Some((name, program.verified_instruction_count()?))
@@ -52,12 +51,21 @@ pub(crate) fn verified() -> Vec<(String, u32)> {
         .collect()
 }
 
-/// The maps of premod's that each program uses one of.
-fn map_users() -> Vec<u32> {
-    let ours = ["INODES", "SYNCED", "SCOPE_EPOCH"];
-    loaded_maps()
+/// The maps of all programs that use the map of inodes: each of premod's uses one of them.
+fn maps() -> HashSet<u32> {
+    let inodes: Vec<u32> = loaded_maps()
         .filter_map(Result::ok)
-        .filter(|map| map.name_as_str().is_some_and(|name| ours.contains(&name)))
-        .map(|map: MapInfo| map.id())
+        .filter(|map: &MapInfo| map.name_as_str() == Some("INODES"))
+        .map(|map| map.id())
+        .collect();
+    loaded_programs()
+        .filter_map(Result::ok)
+        .map(|program| maps_of(&program))
+        .filter(|maps| maps.iter().any(|map| inodes.contains(map)))
+        .flatten()
         .collect()
+}
+
+fn maps_of(program: &ProgramInfo) -> Vec<u32> {
+    program.map_ids().ok().flatten().unwrap_or_default()
 }
