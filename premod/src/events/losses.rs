@@ -10,7 +10,10 @@ use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 use premod_common::counters::Counters;
 
 use super::record::LostReason;
-use crate::{error::Error, kernel::mapped::MappedArray};
+use crate::{
+    error::Error,
+    kernel::{environment::kprobes_are_off, mapped::MappedArray},
+};
 
 /// One kind of loss since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +81,21 @@ pub(crate) struct Losses {
     lost_before: Vec<u64>,
     malformed: u64,
     programs: Vec<Skippable>,
+    /// Whether programs hang on kprobes.
+    on_kprobes: bool,
+    kprobes_were_off: bool,
 }
 
 impl Losses {
-    pub(crate) fn new(counters: MappedArray<Counters>, programs: Vec<Skippable>) -> Self {
+    /// `on_kprobes`: whether programs hang on them.
+    pub(crate) fn new(
+        counters: MappedArray<Counters>,
+        programs: Vec<Skippable>,
+        on_kprobes: bool,
+    ) -> Self {
         Self {
+            on_kprobes,
+            kprobes_were_off: false,
             counters,
             lost_before: Vec::new(),
             malformed: 0,
@@ -118,9 +131,18 @@ impl Losses {
         losses
     }
 
-    /// Programs that the kernel skipped since the last look.
+    /// Programs that the kernel skipped since the last look, or does not call any more.
     pub(crate) fn skipped(&mut self) -> Vec<Loss> {
         let mut losses = Vec::new();
+        let off = self.on_kprobes && kprobes_are_off();
+        if off && !self.kprobes_were_off {
+            losses.push(Loss {
+                count: 1,
+                cpu: None,
+                reason: LostReason::KprobesOff,
+            });
+        }
+        self.kprobes_were_off = off;
         for programs in &mut self.programs {
             let count = programs.missed();
             if count > 0 {

@@ -145,6 +145,8 @@ pub enum LostReason {
         /// Where the program was attached.
         hook: &'static str,
     },
+    /// Somebody has switched kprobes off, on which programs hang that decide.
+    KprobesOff,
     /// It stood in the ring buffer, but premod does not understand it: a defect of premod.
     Malformed,
 }
@@ -157,6 +159,10 @@ impl LostReason {
             Self::BufferFull => "the ring buffer was full; try a larger --buffer-size".to_owned(),
             Self::Recursion { hook } => {
                 format!("the kernel skipped the program on {hook} (recursion_misses)")
+            }
+            Self::KprobesOff => {
+                "somebody has switched kprobes off; until they are on again premod sees little"
+                    .to_owned()
             }
             Self::Malformed => {
                 "premod does not understand what its kernel side wrote; this is a defect".to_owned()

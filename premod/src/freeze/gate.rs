@@ -21,7 +21,11 @@ use super::{
     },
     users::{User, users},
 };
-use crate::{error::Error, events};
+use crate::{
+    error::Error,
+    events,
+    kernel::environment::{KPROBES, kprobes_are_off},
+};
 
 /// How often the files are flushed again because somebody has modified one meanwhile.
 const ROUNDS: u32 = 64;
@@ -132,6 +136,11 @@ impl Gate {
                     .map_err(|unknown| self.builder.unknown(&self.targets, unknown))?;
                 self.renamed = tally.renamed;
                 continue;
+            }
+            if kprobes_are_off() {
+                return Err(self.not_frozen(format!(
+                    "somebody has switched kprobes off (echo 1 > {KPROBES})"
+                )));
             }
             if tally.touches == before {
                 self.guards.stop_watching_calls();

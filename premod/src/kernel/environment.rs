@@ -112,6 +112,12 @@ fn built_with(configuration: &str) -> Option<String> {
 /// Whether kprobes fire, for the whole machine.
 pub const KPROBES: &str = "/sys/kernel/debug/kprobes/enabled";
 
+/// Whether somebody has switched kprobes off. Where that cannot be read, nobody can do it either: it is said in the same file.
+#[must_use]
+pub fn kprobes_are_off() -> bool {
+    fs::read_to_string(KPROBES).is_ok_and(|text| text.trim() == "0")
+}
+
 impl Environment {
     /// Reads them.
     #[must_use]
@@ -132,7 +138,7 @@ impl Environment {
             btrfs: fs::read_to_string("/proc/filesystems")
                 .map_or(true, |list| knows(&list, "btrfs")),
             preemption,
-            kprobes_off: fs::read_to_string(KPROBES).is_ok_and(|text| text.trim() == "0"),
+            kprobes_off: kprobes_are_off(),
         }
     }
 

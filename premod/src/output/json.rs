@@ -199,6 +199,7 @@ pub(super) fn summary(buffer: &mut Vec<u8>, summary: &Summary) {
 fn lost(buffer: &mut Vec<u8>, event: &Lost) {
     let (reason, hook) = match event.reason {
         LostReason::BufferFull => ("buffer_full", None),
+        LostReason::KprobesOff => ("kprobes_off", None),
         LostReason::Malformed => ("malformed", None),
         LostReason::Recursion { hook } => ("recursion", Some(hook)),
     };

@@ -23,7 +23,7 @@ use crate::{
     events::{Decoder, Duplicates, Losses, Skippable, watch},
     excluded::Excluded,
     kernel::{
-        attach::{self, Attachment, Hook},
+        attach::{self, Attachment, Hook, Kind},
         btf::Btf,
         caps,
         enrol::{self, Enroller},
@@ -277,7 +277,8 @@ impl TracerBuilder {
             attach::attach(&mut ebpf, &kernel_btf, way, &environment)?;
         }
         enroller.rest()?;
-        let losses = Losses::new(counters, skippable(&ebpf, &attached)?);
+        let on_kprobes = attached.iter().any(|way| way.kind == Kind::Kprobe);
+        let losses = Losses::new(counters, skippable(&ebpf, &attached)?, on_kprobes);
         // SAFETY: a ring buffer returns the same open descriptor for as long as it lives.
         let events = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| Error::kernel("cannot wait for the ring buffer", &error))?;

@@ -4,16 +4,18 @@ use std::{
     fs,
     process::{Command, Output},
     sync::OnceLock,
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use aya::programs::loaded_programs;
-use premod::kernel::environment::KPROBES;
+use premod::kernel::environment::{KPROBES, Preemption};
 use serde_json::Value;
 
 use crate::{
     detached::{is_detaching, wait_until_detached},
-    harness::Place,
+    freeze::{policies::terminate, premod::Freeze},
+    harness::{self, Place},
     refusals::refused,
     tests,
     trace::Trace,
@@ -26,6 +28,7 @@ tests! {
     Alone trace_refuses_a_kernel_that_lacks_what_it_cannot_do_without on One,
     Alone constants_are_found_where_tracefs_is_not_mounted,
     Alone kprobes_that_are_switched_off_are_not_relied_on,
+    Alone kprobes_that_are_switched_off_meanwhile_are_noticed,
     Alone doctors_live_test_sees_write_store_and_truncate,
     Alone the_library_yields_typed_events,
     Alone doctor_refuses_a_live_test_where_nothing_can_be_seen on One,
@@ -223,6 +226,38 @@ fn kprobes_that_are_switched_off_are_not_relied_on(place: &Place) {
     }
     fs::write(KPROBES, "1").expect("switching kprobes on");
     assert_eq!(probed.status.code(), Some(0), "{probed:?}");
+}
+
+/// Nothing else tells that from a machine on which nobody modifies anything.
+fn kprobes_that_are_switched_off_meanwhile_are_noticed(place: &Place) {
+    let file = place.file("file");
+    fs::write(&file, "x").expect("writing");
+    let mut trace = Trace::start(&place.directory);
+    let freeze = place.lsm.then(|| {
+        let mut freeze = Freeze::start(&[file.to_str().expect("a plain path")]);
+        freeze.frozen();
+        freeze
+    });
+    fs::write(KPROBES, "0").expect("switching kprobes off");
+    let violated = freeze.map(|mut freeze| {
+        freeze.hear("that it is violated", |line| line["type"] == "violated");
+        terminate(freeze)
+    });
+    // premod looks twice a second.
+    sleep(Duration::from_secs(2));
+    fs::write(KPROBES, "1").expect("switching kprobes on");
+    let records = trace.events();
+    // Elsewhere the trace's programs hang on something else.
+    let told = harness::preemption() == Preemption::Anywhere && harness::kernel_at_least(6, 2);
+    let losses = records
+        .iter()
+        .filter(|record| record["reason"] == "kprobes_off")
+        .count();
+    assert_eq!(losses, usize::from(told), "{records:?}");
+    trace.end();
+    if let Some(ended) = violated {
+        ended.expect(17);
+    }
 }
 
 fn doctors_live_test_sees_write_store_and_truncate(place: &Place) {

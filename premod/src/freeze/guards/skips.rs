@@ -2,7 +2,7 @@
 //! it calls that program for nobody else on the same CPU.
 //!
 //! Those that matter hang twice, so that nothing is missed unless both were skipped. A kprobe hangs once: the kernel does
-//! not preempt a task inside of it. It is watched all the same.
+//! not preempt a task inside of it. It is watched all the same; and whether somebody switches kprobes off.
 
 use std::os::fd::OwnedFd;
 
@@ -11,6 +11,7 @@ use aya::Ebpf;
 use crate::{
     error::Error,
     events::{recursion_misses, watch},
+    kernel::environment::kprobes_are_off,
 };
 
 /// Programs that do the same, by name: something may have gone unseen if all were skipped.
@@ -23,7 +24,10 @@ const EQUAL: [&[&str]; 4] = [
 
 /// What the kernel has skipped so far.
 #[derive(Default)]
-pub(super) struct Skips(Vec<Vec<Watched>>);
+pub(super) struct Skips {
+    watched: Vec<Vec<Watched>>,
+    kprobes_were_off: bool,
+}
 
 struct Watched {
     program: OwnedFd,
@@ -50,13 +54,18 @@ impl Skips {
     /// Watches the programs, which have to be loaded.
     pub(super) fn of(ebpf: &Ebpf) -> Result<Self, Error> {
         let watched = |equal: &&[&str]| equal.iter().map(|name| Watched::new(ebpf, name)).collect();
-        Ok(Self(EQUAL.iter().map(watched).collect::<Result<_, _>>()?))
+        Ok(Self {
+            watched: EQUAL.iter().map(watched).collect::<Result<_, _>>()?,
+            kprobes_were_off: false,
+        })
     }
 
-    /// Whether all programs that do the same were skipped since the last call.
+    /// Whether all programs that do the same were skipped since the last call, or are not called any more.
     pub(super) fn have_come(&mut self) -> bool {
-        let mut come = false;
-        for equal in &mut self.0 {
+        let off = kprobes_are_off();
+        let mut come = off && !self.kprobes_were_off;
+        self.kprobes_were_off = off;
+        for equal in &mut self.watched {
             // A skip of one alone may belong to a skip of the other that is still to come.
             if equal.iter().all(|watched| watched.now() > watched.misses) {
                 come = true;
@@ -68,7 +77,7 @@ impl Skips {
 
     /// Forgets what was skipped up to now.
     pub(super) fn forget(&mut self) {
-        self.0.iter_mut().for_each(|equal| forget(equal));
+        self.watched.iter_mut().for_each(|equal| forget(equal));
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn outcome(actor: &mut Actor) -> Outcome {
     outcome
 }
 
-pub(super) fn terminate(freeze: Freeze) -> Ended {
+pub(crate) fn terminate(freeze: Freeze) -> Ended {
     freeze.signal(Signal::TERM);
     freeze.end()
 }
