@@ -182,7 +182,7 @@ mod tests {
                 format!("{name}\n"),
             ),
         ];
-        let off = say("target/core/fileio_0/off", "info", lio.clone());
+        let off = say("target/core/fileio_0/off", "info", lio);
         fs::write(off.join("enable"), "0\n").unwrap();
         say("target/core/alua", "info", String::new());
         say("target/core/rd_mcp_0/disk", "info", "RAMDISK".to_owned());

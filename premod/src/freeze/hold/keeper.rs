@@ -7,6 +7,7 @@
 
 use std::{
     io::{self, Write},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -77,11 +78,8 @@ pub(crate) fn let_go(pid: u32, held: &HeldProcess, others: &Others) {
 }
 
 fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Fate {
-    let Some(process) = rustix::process::Pid::from_raw(pid as i32) else {
-        return Fate::Gone;
-    };
     // First the descriptor, then the look: it cannot become another process in between.
-    let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else {
+    let Some(process) = descriptor(pid) else {
         return Fate::Gone;
     };
     if started(pid) != Some(held.started / TICK) {
@@ -109,6 +107,12 @@ fn try_let_go(pid: u32, held: &HeldProcess, others: &Others) -> Fate {
         Err(rustix::io::Errno::SRCH) => Fate::Gone,
         Err(_) => Fate::Left("the kernel does not let it be continued"),
     }
+}
+
+/// A descriptor of a process; `None` if there is none.
+fn descriptor(pid: u32) -> Option<OwnedFd> {
+    let process = rustix::process::Pid::from_raw(pid as i32)?;
+    pidfd_open(process, PidfdFlags::empty()).ok()
 }
 
 /// What becomes of a process that was seized, now that it is not any more.
@@ -173,8 +177,7 @@ fn continue_parents(controls: &Controls, stopped: u32, since: u64) {
     while let Some(parent) = parent_of(child).filter(|&parent| parent > 1) {
         let at = controls.stopped_themselves.get(&parent, 0);
         if at.is_ok_and(|at| at >= since)
-            && let Some(process) = rustix::process::Pid::from_raw(parent as i32)
-            && let Ok(process) = pidfd_open(process, PidfdFlags::empty())
+            && let Some(process) = descriptor(parent)
             && parent_of(child) == Some(parent)
             && is_stopped_by_signal(parent)
         {

@@ -203,17 +203,14 @@ struct Server {
 impl Server {
     fn new(serve: fn(&Path) -> Self, file: &Path) -> Self {
         run("modprobe", &["configfs"]);
-        if !Path::new("/sys/kernel/config/.")
-            .read_dir()
-            .is_ok_and(|_| is_mounted())
-        {
+        if !configfs_is_mounted() {
             run("mount", &["-t", "configfs", "none", "/sys/kernel/config"]);
         }
         serve(file)
     }
 }
 
-fn is_mounted() -> bool {
+fn configfs_is_mounted() -> bool {
     fs::read_to_string("/proc/mounts").is_ok_and(|mounts| mounts.contains(" configfs "))
 }
 
