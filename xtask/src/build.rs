@@ -89,6 +89,7 @@ pub(crate) fn build_static(selection: &[&str]) -> Result<Vec<Executable>> {
             "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
             "-Ctarget-feature=+crt-static",
         )
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     executables(&quietly(&mut command, "what runs in the guest")?)
 }

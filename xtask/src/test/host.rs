@@ -19,6 +19,10 @@ use crate::{bpf, build, exec, lint, paths};
 /// Where premod's tests are that have deadlines: not beside a VM, which takes the CPUs for as long as it likes.
 const WITH_DEADLINES: &str = "freeze::tests::";
 
+/// cargo's command for the tests of all crates but the BPF programs. Of fewer crates it would build what they depend on
+/// once more, with other features.
+const WORKSPACE_TESTS: [&str; 4] = ["test", "--workspace", "--exclude", "premod-ebpf"];
+
 /// Which tests run.
 #[derive(Clone, Copy)]
 pub(crate) enum Which<'a> {
@@ -58,7 +62,9 @@ pub(crate) fn run(which: Which<'_>, parts: &Parts) -> Vec<Row> {
 pub(crate) fn run_with_deadlines(parts: &Parts) -> Row {
     const NAME: &str = "host tests with deadlines";
     let mut command = build::cargo();
-    command.args(["test", "--package", "premod", "--lib", "--", WITH_DEADLINES]);
+    command
+        .args(WORKSPACE_TESTS)
+        .args(["--lib", "--", WITH_DEADLINES]);
     parts.time(NAME, || row(NAME, || counted(&mut command).map(Some)))
 }
 
@@ -174,13 +180,7 @@ fn bpf_warnings() -> Result<()> {
 /// verdict lines in it are counted.
 fn tests(which: Which<'_>) -> Result<Counts> {
     let mut command = build::cargo();
-    command.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "premod-ebpf",
-        "--no-fail-fast",
-    ]);
+    command.args(WORKSPACE_TESTS).arg("--no-fail-fast");
     match which {
         Which::All(None) => {}
         Which::All(Some(filter)) => drop(command.args(["--", filter])),
