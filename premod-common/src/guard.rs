@@ -1,8 +1,9 @@
 //! Guards: what a freeze's kernel side and user side agree on.
 //!
 //! One freeze has one set of guarded inodes, one [`Switch`] that says what the hooks do with them, and one
-//! deadline. User space writes the switch; the kernel side counts in a [`Tally`], keeps the modifiers in
-//! flight and the processes it stopped, and tells what happens in [`GuardRecord`]s.
+//! deadline. All freezes of a machine share the programs; each has maps of its own. User space writes the switch;
+//! the kernel side counts in a [`Tally`], keeps the modifiers in flight and the processes it stopped, and tells
+//! what happens in [`GuardRecord`]s.
 //!
 //! ```text
 //!            all programs hang      writers are kept out        CMD runs            everybody passes
@@ -24,7 +25,7 @@ pub enum Phase {
     Closed = 2,
 }
 
-/// Written by user space only.
+/// Written by user space; by the kernel side only to open it, when its premod has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Switch {
@@ -76,25 +77,34 @@ pub enum MmapPolicy {
     Stop = 3,
 }
 
-/// A freeze's settings, set before its programs are verified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct GuardSettings {
-    /// Random number by which the programs know premod's own question about an inode.
-    pub nonce: u64,
-    /// [`Mode`] as a number.
-    pub mode: u32,
-    /// [`MmapPolicy`] as a number.
-    pub mmap: u32,
-    /// The errno of [`Mode::Deny`], positive.
-    pub errno: u32,
-    /// The same as hooks answer it, negative. Before Linux 6.17 the verifier forgets what it knows of a number
-    /// that a program negates (`BPF_NEG`), and refuses the program.
-    pub verdict: i32,
-    /// premod's process id in the initial pid namespace.
-    pub own_pid: u32,
-    /// Always zero.
-    pub padding: u32,
+/// premod's own question about an inode: the lower bits of what it asks by, whose upper bits are a random number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The place of the freeze that asks.
+    pub place: u32,
+    /// Whether the asking thread is to be interrupted, to learn what that changes.
+    pub interrupts: bool,
+}
+
+impl Question {
+    /// The bits of a question.
+    pub const MASK: u64 = 0xffff;
+
+    /// The question in the lower bits of a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self {
+            place: ((number & Self::MASK) >> 1) as u32,
+            interrupts: number & 1 != 0,
+        }
+    }
+
+    /// The question as a number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        (self.place as u64) << 1 | self.interrupts as u64
+    }
 }
 
 /// What the kernel side counts. The numbers only grow, but for `busy`.
@@ -162,7 +172,7 @@ pub struct Waiting {
     pub sharer: u32,
 }
 
-/// What the kernel side has to know of premod itself. Written by user space only.
+/// What the kernel side has to know of a freeze's premod, and how that wants to freeze. Written by user space only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Own {
@@ -172,6 +182,16 @@ pub struct Own {
     pub interrupt: u64,
     /// Address of the mount namespace in which the files were opened.
     pub namespace: u64,
+    /// When premod began, in clock ticks since boot, as /proc tells it.
+    pub began: u64,
+    /// [`Mode`] as a number.
+    pub mode: u32,
+    /// [`MmapPolicy`] as a number.
+    pub mmap: u32,
+    /// The errno of [`Mode::Deny`], positive.
+    pub errno: u32,
+    /// premod's process id in the initial pid namespace.
+    pub pid: u32,
     /// Process id of the keeper in the initial pid namespace, which seizes; 0 if there is none.
     pub keeper: u32,
     /// Always zero.
@@ -373,14 +393,18 @@ impl GuardRecord {
     }
 }
 
+/// Most freezes at a time on one machine.
+pub const FREEZES_MAX: u32 = 4096;
 /// Most inodes in one freeze.
 pub const GUARDED_MAX: u32 = 4096;
+/// Most inodes in all freezes.
+pub const GUARDED_BY_ALL_MAX: u32 = 1 << 18;
 /// Most processes that one freeze can stop. Whoever comes after them gets an errno.
 pub const HELD_MAX: u32 = 16384;
 /// Most names on the ways to the files of one freeze.
 pub const NAMES_MAX: u32 = 1 << 18;
 /// Most tasks of CMD and what it has started. Those beyond are held like anybody else.
-pub const COMMANDS_MAX: u32 = 1 << 18;
+pub const COMMANDS_MAX: u32 = 1 << 16;
 /// Most memories of several processes that can be noted.
 pub const SHARED_MAX: u32 = 1 << 16;
 /// Most modifiers in flight that can be noted.
@@ -391,7 +415,8 @@ const _: () = assert!(
         && size_of::<GuardRecord>() == 56
         && size_of::<Look>() == 72
         && size_of::<Waiting>() == 16
-        && size_of::<Own>() == 32
+        && size_of::<Own>() == 56
+        && (FREEZES_MAX as u64 * 2) <= Question::MASK + 1
         && size_of::<Use>() == 40
 );
 
@@ -399,8 +424,6 @@ const _: () = assert!(
 mod pod {
     // SAFETY: repr(C), integers only, no padding.
     unsafe impl aya::Pod for super::Switch {}
-    // SAFETY: repr(C), integers only, no padding.
-    unsafe impl aya::Pod for super::GuardSettings {}
     // SAFETY: repr(C), integers only, no padding.
     unsafe impl aya::Pod for super::Tally {}
     // SAFETY: repr(C), integers only, no padding (asserted above).

@@ -4,6 +4,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use premod_common::{
     event::Op,
     guard::{Flight, Phase},
+    inode::InodeAddress,
 };
 
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
     keep_out::refuse,
     kernel::{File, Inode, load},
     kernel_use,
-    maps::SUPERBLOCKS,
     running::Running,
+    set::{Set, each},
 };
 
 /// `MAY_WRITE` of include/linux/fs.h: the permission bit of the mode, the same since Unix.
@@ -132,33 +133,86 @@ fn exchange(file: File, command: u32) -> i32 {
         XFS_IOC_SWAPEXT | XFS_IOC_SWAPEXT_32 => XFS,
         _ => return 0,
     };
+    // A freeze may end between the look and the answer, and there may be another one.
+    for _ in 0..EXCHANGE_LOOKS {
+        let mut exchange = Exchange {
+            filesystem,
+            inode: inode.address(),
+            closed: NOWHERE,
+        };
+        each(&mut exchange, exchanges_in);
+        if exchange.closed == NOWHERE {
+            return 0;
+        }
+        let set = Set::at(exchange.closed);
+        let verdict = guard::enter(set, |phase, now| judge(set, inode, Op::Ioctl, phase, now));
+        if verdict != 0 {
+            return verdict;
+        }
+    }
+    0
+}
+
+/// How often it is looked for a freeze that has to keep an exchange out.
+const EXCHANGE_LOOKS: u32 = 2;
+
+/// No place.
+const NOWHERE: u32 = u32::MAX;
+
+/// An exchange on a filesystem; the place of a freeze there which keeps modifiers out.
+struct Exchange {
+    filesystem: u64,
+    inode: InodeAddress,
+    closed: u32,
+}
+
+/// Notes it for one freeze that has files there, or ends the search at one that has to keep it out.
+unsafe extern "C" fn exchanges_in(place: u64, exchange: *mut Exchange) -> i64 {
+    let set = Set::at(place as u32);
+    // SAFETY: the loop passes what it was given.
+    let (filesystem, inode) = unsafe { ((*exchange).filesystem, (*exchange).inode) };
+    let superblocks = set.superblocks();
     // SAFETY: only whether there is an entry matters.
-    if unsafe { SUPERBLOCKS.get(filesystem) }.is_none() {
+    if superblocks.is_none_or(|it| unsafe { it.get(filesystem) }.is_none()) {
         return 0;
     }
-    guard::enter(|phase, now| judge(inode, Op::Ioctl, phase, now))
+    guard::enter(set, |phase, now| {
+        match phase {
+            Phase::Open => return 0,
+            Phase::Watching => {
+                take_off(set, inode, Flight::Call, now);
+                return 0;
+            }
+            // SAFETY: as above.
+            Phase::Closed => unsafe { (*exchange).closed = place as u32 },
+        }
+        1
+    })
+    .into()
 }
 
 /// The running task is about to modify the inode.
 #[inline(always)]
 pub(crate) fn modify(inode: Inode, op: Op) -> i32 {
-    guard::at(inode.address(), |phase, now| judge(inode, op, phase, now))
+    guard::at(inode.address(), |set, phase, now| {
+        judge(set, inode, op, phase, now)
+    })
 }
 
 #[inline(always)]
-fn judge(inode: Inode, op: Op, phase: Phase, now: u64) -> i32 {
+fn judge(set: Set, inode: Inode, op: Op, phase: Phase, now: u64) -> i32 {
     let task = Running::now();
     if matches!(phase, Phase::Open) || Ioctl::now().is_dedupe() {
         return 0;
     }
     if matches!(phase, Phase::Closed) {
-        return refuse(inode.address(), op, now);
+        return refuse(set, inode.address(), op, now);
     }
     let flight = if task.is_in_call() {
         Flight::Call
     } else {
         Flight::Kernel
     };
-    take_off(inode.address(), flight, now);
+    take_off(set, inode.address(), flight, now);
     0
 }

@@ -13,15 +13,16 @@ use crate::{
     guard,
     keep_out::fault_is_over,
     kernel::current_task,
-    maps::{AWAITED, IN_FLIGHT, count},
+    maps::{AWAITED, FAULTS, IN_FLIGHT, kind::InFlights},
+    set::{Set, count},
 };
 
 /// Notes that the running thread may modify the inode from now on; whether its end will be seen.
 #[inline(always)]
-pub(crate) fn take_off(inode: InodeAddress, flight: Flight, now: u64) -> bool {
+pub(crate) fn take_off(set: Set, inode: InodeAddress, flight: Flight, now: u64) -> bool {
     let task = current_task();
     // A fault within a system call that is noted already: the call lasts longer.
-    if matches!(flight, Flight::Fault) && is_in_flight(Flight::Call) {
+    if matches!(flight, Flight::Fault) && is_in_flight(set, Flight::Call) {
         return true;
     }
     let modifier = InFlight {
@@ -30,40 +31,43 @@ pub(crate) fn take_off(inode: InodeAddress, flight: Flight, now: u64) -> bool {
         flight: flight as u32,
         pid: (task >> 32) as u32,
     };
-    let noted = IN_FLIGHT.insert(task as u32, modifier, 0).is_ok();
+    let noted = (set.in_flight())
+        .is_some_and(|in_flight| in_flight.insert(task as u32, modifier, 0).is_ok())
+        && (!matches!(flight, Flight::Fault) || FAULTS.insert(task as u32, set.place(), 0).is_ok());
     if !noted {
-        count!(unnoted);
+        count!(set, unnoted);
     }
     noted
 }
 
 /// Whether the running thread is noted for such a flight.
 #[inline(always)]
-pub(crate) fn is_in_flight(flight: Flight) -> bool {
+pub(crate) fn is_in_flight(set: Set, flight: Flight) -> bool {
+    let thread = current_task() as u32;
     // SAFETY: a shared reference into a map value that only this thread changes.
-    let modifier = unsafe { IN_FLIGHT.get(current_task() as u32) };
+    let modifier = (set.in_flight()).and_then(|in_flight| unsafe { in_flight.get(thread) });
     modifier.is_some_and(|modifier| modifier.flight == flight as u32)
 }
 
 /// Ends such a flight of the running thread; which inode it was about.
 #[inline(always)]
-fn land(flight: Flight) -> Option<InodeAddress> {
+fn land(in_flight: &InFlights, flight: Flight) -> Option<InodeAddress> {
     let thread = current_task() as u32;
     // SAFETY: a shared reference into a map value that only this thread changes.
-    let modifier = unsafe { IN_FLIGHT.get(thread) }?;
+    let modifier = unsafe { in_flight.get(thread) }?;
     if modifier.flight != flight as u32 {
         return None;
     }
     let inode = modifier.inode;
-    let _ = IN_FLIGHT.remove(thread);
+    let _ = in_flight.remove(thread);
     Some(inode)
 }
 
 /// Tracepoint `sys_exit(struct pt_regs *regs, long ret)`, 6.1 to 7.x: a system call has ended, whatever it
-/// modified is in the page cache, or on its way as direct I/O. Attached until the files are frozen.
+/// modified is in the page cache, or on its way as direct I/O. Attached for each freeze by itself, until its files are frozen.
 #[btf_tracepoint(function = "sys_exit")]
 fn sys_exit(_ctx: BtfTracePointContext) -> i32 {
-    land(Flight::Call);
+    land(&IN_FLIGHT, Flight::Call);
     if let Some(landed) = AWAITED.get_ptr_mut(current_task() as u32) {
         // SAFETY: the pointer comes from the map.
         unsafe { landed.write_volatile(1) };
@@ -73,12 +77,19 @@ fn sys_exit(_ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn fault_ends() {
-    let Some(inode) = land(Flight::Fault) else {
+    let thread = current_task() as u32;
+    // SAFETY: a copy of a number that only this thread changes.
+    let Some(place) = unsafe { FAULTS.get(thread) }.copied() else {
         return;
     };
-    guard::enter(|phase, _| {
+    let _ = FAULTS.remove(thread);
+    let set = Set::at(place);
+    let Some(inode) = (set.in_flight()).and_then(|in_flight| land(in_flight, Flight::Fault)) else {
+        return;
+    };
+    guard::enter(set, |phase, _| {
         if matches!(phase, Phase::Closed) {
-            fault_is_over(inode);
+            fault_is_over(set, inode);
         }
         0
     });

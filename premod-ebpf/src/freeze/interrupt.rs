@@ -11,7 +11,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_current_comm,
-        generated::{bpf_ktime_get_ns, bpf_loop, bpf_ringbuf_output, bpf_send_signal_thread},
+        generated::{bpf_ktime_get_ns, bpf_loop, bpf_send_signal_thread},
     },
 };
 use premod_common::{
@@ -22,8 +22,8 @@ use premod_common::{
 
 use crate::{
     kernel::current_task,
-    maps::{HELD, SEIZED, WAITING, count, own},
     running::{Running, SIGCONT, SIGSTOP},
+    set::{Set, count},
     tell::tell,
 };
 
@@ -43,23 +43,23 @@ const STEPS: u32 = 1 << 20;
 
 /// Keeps the running thread in its system call; whether its hook may have it repeated.
 #[inline(always)]
-pub(crate) fn hold(task: Running, inode: InodeAddress, op: Op, now: u64) -> bool {
-    let own = own();
+pub(crate) fn hold(set: Set, task: Running, inode: InodeAddress, op: Op, now: u64) -> bool {
+    let own = set.own();
     if own.interrupt == 0 || own.keeper == 0 {
         return false;
     }
-    let Some(rounds) = note(task, inode, op, now) else {
+    let Some(rounds) = note(set, task, inode, op, now) else {
         return false;
     };
     if i32::from(rounds) >= ROUNDS * task.threads() {
         return false;
     }
     if rounds == 0 {
-        count!(held);
-        tell(inode, Happening::Held, op, 0);
+        count!(set, held);
+        tell(set, inode, Happening::Held, op, 0);
     }
     if rounds % TELL_AGAIN == 0 {
-        ask(task);
+        ask(set, task);
     }
     let patience = if task.handles_sigcont() {
         WAIT_UNSEEN
@@ -67,15 +67,16 @@ pub(crate) fn hold(task: Running, inode: InodeAddress, op: Op, now: u64) -> bool
         (WAIT * (u64::from(rounds) + 1)).min(WAIT_MAX)
     };
     wait(own.interrupt, now + patience);
-    is_interrupted(own.interrupt) || (interrupt(task) && is_interrupted(own.interrupt))
+    is_interrupted(own.interrupt) || (interrupt(set, task) && is_interrupted(own.interrupt))
 }
 
 /// Notes a process that waits; how often it has before.
 #[inline(always)]
-fn note(task: Running, inode: InodeAddress, op: Op, now: u64) -> Option<u16> {
+fn note(set: Set, task: Running, inode: InodeAddress, op: Op, now: u64) -> Option<u16> {
     let process = task.process();
     let started = task.started();
-    if let Some(seized) = SEIZED.get_ptr_mut(process) {
+    let all_seized = set.seized()?;
+    if let Some(seized) = all_seized.get_ptr_mut(process) {
         // SAFETY: the pointer comes from the map. That threads may count each other's rounds wrong does not matter.
         unsafe {
             if (*seized).started == started {
@@ -96,8 +97,8 @@ fn note(task: Running, inode: InodeAddress, op: Op, now: u64) -> Option<u16> {
         rounds: 1,
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
-    if SEIZED.insert(process, seized, 0).is_err() {
-        count!(unnoted);
+    if all_seized.insert(process, seized, 0).is_err() {
+        count!(set, unnoted);
         return None;
     }
     Some(0)
@@ -105,7 +106,7 @@ fn note(task: Running, inode: InodeAddress, op: Op, now: u64) -> Option<u16> {
 
 /// Tells the keeper.
 #[inline(always)]
-fn ask(task: Running) {
+fn ask(set: Set, task: Running) {
     let waiting = Waiting {
         started: task.started(),
         pid: task.process(),
@@ -115,15 +116,10 @@ fn ask(task: Running) {
             0
         },
     };
-    // SAFETY: the record lives through the call. If there is no room, it is told again.
-    unsafe {
-        bpf_ringbuf_output(
-            (&raw const WAITING).cast_mut().cast::<c_void>(),
-            (&raw const waiting).cast_mut().cast(),
-            Waiting::SIZE as u64,
-            0,
-        )
-    };
+    if let Some(ring) = set.waiting() {
+        // If there is no room, it is told again.
+        let _ = ring.output(waiting, 0);
+    }
 }
 
 /// How long to wait, and for what.
@@ -157,7 +153,7 @@ fn is_interrupted(interrupt: u64) -> bool {
 
 /// Interrupts the running thread; whether that can be done without anybody seeing it.
 #[inline(always)]
-fn interrupt(task: Running) -> bool {
+fn interrupt(set: Set, task: Running) -> bool {
     // Whoever stops it interrupts it, too, and must not be undone.
     if task.being_stopped_by() != 0 {
         return true;
@@ -175,7 +171,9 @@ fn interrupt(task: Running) -> bool {
             comm: bpf_get_current_comm().unwrap_or_default(),
             ..HeldProcess::default()
         };
-        let _ = HELD.insert(task.process(), stopped, u64::from(BPF_NOEXIST));
+        if let Some(held) = set.held() {
+            let _ = held.insert(task.process(), stopped, u64::from(BPF_NOEXIST));
+        }
     }
     true
 }

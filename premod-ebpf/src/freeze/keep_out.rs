@@ -1,5 +1,7 @@
 //! Keeping a modifier out: an errno, a stop, or death.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
@@ -16,9 +18,9 @@ use premod_common::{
 use crate::{
     interrupt,
     kernel::current_task,
-    maps::{HELD, REFUSED, count, settings},
     memory,
     running::Running,
+    set::{Set, count},
     tell::tell,
 };
 
@@ -29,6 +31,8 @@ const EAGAIN: u32 = 11;
 const EBUSY: u32 = 16;
 const SIGSTOP: u32 = 19;
 const SIGKILL: u32 = 9;
+/// `MAX_ERRNO` of include/linux/err.h.
+const ERRNO_MAX: u32 = 4095;
 /// Tells a process that was killed from one that was refused; process ids have 22 bits.
 const KILLED: u32 = 1 << 31;
 
@@ -41,17 +45,18 @@ const KILLED: u32 = 1 << 31;
 /// | a thread of the kernel | EAGAIN, which nfsd's clients take for "later" | EAGAIN |
 /// | init, premod, CMD and its children | EBUSY | the errno |
 #[inline(always)]
-pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
+pub(crate) fn refuse(set: Set, inode: InodeAddress, op: Op, now: u64) -> i32 {
     let task = Running::now();
+    let own = set.own();
     let errno = if task.is_kernel_thread() {
         EAGAIN
-    } else if settings().mode != Mode::Hold as u32 {
-        settings().errno
-    } else if task.must_run() {
+    } else if own.mode != Mode::Hold as u32 {
+        own.errno
+    } else if task.must_run(set) {
         EBUSY
-    } else if task.is_in_restartable_call() && interrupt::hold(task, inode, op, now) {
+    } else if task.is_in_restartable_call() && interrupt::hold(set, task, inode, op, now) {
         return RESTART;
-    } else if !hold(task, inode, op, 0, now) {
+    } else if !hold(set, task, inode, op, 0, now) {
         EBUSY
     } else if task.is_in_restartable_call() {
         return RESTART;
@@ -62,35 +67,51 @@ pub(crate) fn refuse(inode: InodeAddress, op: Op, now: u64) -> i32 {
         unsafe { bpf_send_signal(SIGSTOP) };
         return -(EAGAIN as i32);
     };
-    count!(refused);
-    let process = task.process();
-    if REFUSED
-        .insert(process, op as u32, u64::from(BPF_NOEXIST))
-        .is_ok()
-    {
-        tell(inode, Happening::Refused, op, errno);
+    count!(set, refused);
+    if is_first(set, task.process(), op) {
+        tell(set, inode, Happening::Refused, op, errno);
     }
-    // The verifier wants to see that it is an errno.
-    match errno {
-        EAGAIN => -(EAGAIN as i32),
-        EBUSY => -(EBUSY as i32),
-        _ => settings().verdict,
+    // The verifier wants to see that it is an errno, or none.
+    negative(errno & ERRNO_MAX)
+}
+
+/// A number negated. Before Linux 6.17 the verifier forgets what it knows of a number that a program negates (`BPF_NEG`), but
+/// not of one that it subtracts.
+#[inline(always)]
+fn negative(number: u32) -> i32 {
+    let negative: u32;
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "{negative} = 0",
+            "{negative} -= {number}",
+            negative = out(wreg) negative,
+            number = in(wreg) number,
+        );
     }
+    negative.cast_signed()
+}
+
+/// Whether this is told of the process for the first time.
+#[inline(always)]
+fn is_first(set: Set, process: u32, op: Op) -> bool {
+    let refused = set.refused();
+    refused.is_some_and(|all| (all.insert(process, op as u32, u64::from(BPF_NOEXIST))).is_ok())
 }
 
 /// Keeps a store out that has begun to fault, if that can be. Whether it is kept out shows when the fault is over
 /// ([`fault_is_over`]).
 #[inline(always)]
-pub(crate) fn refuse_store(inode: InodeAddress, now: u64) {
+pub(crate) fn refuse_store(set: Set, inode: InodeAddress, now: u64) {
     let task = Running::now();
-    let policy = settings().mmap;
-    if policy == MmapPolicy::Report as u32 || task.is_kernel_thread() || task.must_run() {
+    let policy = set.own().mmap;
+    if policy == MmapPolicy::Report as u32 || task.is_kernel_thread() || task.must_run(set) {
         return;
     }
     if policy == MmapPolicy::Kill as u32 {
-        kill(inode);
+        kill(set, inode);
     } else {
-        hold(task, inode, Op::Mmap, u64::MAX, now);
+        hold(set, task, inode, Op::Mmap, u64::MAX, now);
     }
 }
 
@@ -100,9 +121,9 @@ pub(crate) fn refuse_store(inode: InodeAddress, now: u64) {
 /// Not when the fault begins: it can take so long that the file is frozen meanwhile, and what was told before that is
 /// of no importance.
 #[inline(always)]
-pub(crate) fn fault_is_over(inode: InodeAddress) {
+pub(crate) fn fault_is_over(set: Set, inode: InodeAddress) {
     let task = Running::now();
-    if let Some(held) = HELD.get_ptr_mut(task.process()) {
+    if let Some(held) = set.held().and_then(|held| held.get_ptr_mut(task.process())) {
         // SAFETY: the pointer comes from the map; no preconditions.
         unsafe {
             if (*held).writable == u64::MAX {
@@ -111,8 +132,8 @@ pub(crate) fn fault_is_over(inode: InodeAddress) {
         }
     }
     // Only now: a stop that is taken back from here on is seen (`crate::signals`).
-    if can_store(task) {
-        tell_of_store(inode);
+    if can_store(set, task) {
+        tell_of_store(set, inode);
     }
 }
 
@@ -122,27 +143,30 @@ pub(crate) fn fault_is_over(inode: InodeAddress) {
 /// the kernel (`read` into the mapping, `process_vm_writev`) is part of the fault's caller, and happens. Others that
 /// have the same memory need no fault. And whoever is traced gets the signal only if his tracer lets him.
 #[inline(always)]
-fn can_store(task: Running) -> bool {
+fn can_store(set: Set, task: Running) -> bool {
     !task.is_in_fault_of_user()
-        || !task.is_to_stop_or_die()
+        || !task.is_to_stop_or_die(set)
         || task.threads() > 1
-        || memory::is_shared(task)
+        || memory::is_shared(set, task)
 }
 
 /// Counts a store that is not kept out, and tells of it.
 #[inline(always)]
-pub(crate) fn tell_of_store(inode: InodeAddress) {
-    count!(touches);
-    tell(inode, Happening::Stored, Op::Mmap, 0);
+pub(crate) fn tell_of_store(set: Set, inode: InodeAddress) {
+    count!(set, touches);
+    tell(set, inode, Happening::Stored, Op::Mmap, 0);
 }
 
 /// Stops the running process before it returns to user mode. `writable` is [`HeldProcess::writable`].
 #[inline(always)]
-fn hold(task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> bool {
+fn hold(set: Set, task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> bool {
+    let Some(all_held) = set.held() else {
+        return false;
+    };
     let process = task.process();
     let started = task.started();
     let tid = current_task() as u32;
-    match HELD.get_ptr_mut(process) {
+    match all_held.get_ptr_mut(process) {
         // SAFETY: the pointer comes from the map.
         Some(held) if unsafe { (*held).started } == started => {
             // Somebody has continued it, or another thread was held before.
@@ -170,8 +194,8 @@ fn hold(task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> 
                 comm: bpf_get_current_comm().unwrap_or_default(),
             };
             // Another thread of the process may have been faster, and notes the same.
-            if HELD.insert(process, held, 0).is_err() {
-                count!(unnoted);
+            if all_held.insert(process, held, 0).is_err() {
+                count!(set, unnoted);
                 return false;
             }
         }
@@ -180,28 +204,25 @@ fn hold(task: Running, inode: InodeAddress, op: Op, writable: u64, now: u64) -> 
     // this thread from returning to user mode with the internal errno. It stops all threads anyway.
     // SAFETY: no preconditions.
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
-        count!(unstopped);
+        count!(set, unstopped);
         return false;
     }
-    count!(held);
-    tell(inode, Happening::Held, op, 0);
+    count!(set, held);
+    tell(set, inode, Happening::Held, op, 0);
     true
 }
 
 #[inline(always)]
-fn kill(inode: InodeAddress) {
+fn kill(set: Set, inode: InodeAddress) {
     // SAFETY: no preconditions.
     if unsafe { bpf_send_signal_thread(SIGKILL) } != 0 {
-        count!(unstopped);
+        count!(set, unstopped);
         return;
     }
     // The fault of a process that is dying may be tried again, and it dies once.
     let process = Running::now().process();
-    if REFUSED
-        .insert(process | KILLED, Op::Mmap as u32, u64::from(BPF_NOEXIST))
-        .is_ok()
-    {
-        count!(killed);
-        tell(inode, Happening::Killed, Op::Mmap, 0);
+    if is_first(set, process | KILLED, Op::Mmap) {
+        count!(set, killed);
+        tell(set, inode, Happening::Killed, Op::Mmap, 0);
     }
 }

@@ -1,32 +1,35 @@
 //! premod's own question: how does the inode of an open file look now?
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
-use premod_common::guard::Look;
+use premod_common::guard::{Look, Question};
 
 use crate::{
+    facts::as_loaded,
     interrupt::send_and_take_back,
     kernel::{File, current_process, load, namespace_of},
-    maps::{LOOK, SUPERBLOCKS, settings},
     running::Running,
+    set::Set,
 };
 
-/// What the nonce is combined with by which premod asks to be interrupted itself, to learn what that changes.
-const INTERRUPT: u64 = 1;
+/// Random number by which the programs know premod's own question: the upper bits, with [`Question`] in the lower ones. The
+/// loader overwrites it before the programs are verified.
+#[unsafe(no_mangle)]
+static NONCE: u64 = 0;
 
 /// `security_file_fcntl(struct file *file, unsigned int cmd, unsigned long arg)`, 6.1 to 7.x.
 ///
-/// premod calls `fcntl(fd, F_GETFD, nonce)`; the kernel ignores the argument, and this program knows it by
-/// it.
+/// premod calls `fcntl(fd, F_GETFD, nonce + question)`; the kernel ignores the argument, and this program knows it by it.
 #[fentry(function = "security_file_fcntl")]
 fn look(ctx: FEntryContext) -> i32 {
     let argument: u64 = ctx.arg(2);
-    let nonce = settings().nonce;
-    if argument != nonce && argument != nonce ^ INTERRUPT {
+    if argument & !Question::MASK != as_loaded(&NONCE) {
         return 0;
     }
+    let question = Question::from_number(argument);
+    let set = Set::at(question.place);
     let task = Running::now();
     let mut interrupt = 0;
-    if argument != nonce {
+    if question.interrupts {
         interrupt = task.flags();
         send_and_take_back();
         interrupt ^= task.flags();
@@ -53,7 +56,9 @@ fn look(ctx: FEntryContext) -> i32 {
             interrupt,
         }
     };
-    let _ = LOOK.set(0, answer, 0);
-    let _ = SUPERBLOCKS.insert(inode.superblock().magic(), 1, 0);
+    if let (Some(look), Some(superblocks)) = (set.look(), set.superblocks()) {
+        let _ = look.set(0, answer, 0);
+        let _ = superblocks.insert(inode.superblock().magic(), 1, 0);
+    }
     0
 }

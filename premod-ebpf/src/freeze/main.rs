@@ -6,6 +6,8 @@
 //! hooks of `seen`, counted, and told. `names` tells who changes a name on the way to a file, `command` knows CMD's
 //! descendants, and `users` are not hooks: premod runs them to learn who uses the files.
 //!
+//! All freezes of a machine share the programs; [`set`] is one freeze.
+//!
 //! All programs fail open: when the deadline has passed, or premod is gone, everybody passes.
 #![no_std]
 #![no_main]
@@ -39,6 +41,7 @@ mod memory;
 mod names;
 mod running;
 mod seen;
+mod set;
 mod signals;
 mod tell;
 mod users;

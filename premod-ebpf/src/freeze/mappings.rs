@@ -83,15 +83,15 @@ fn fault(fault: u64) {
     let area = read(fault + u64::from(fact!(vm_fault_vma)));
     let file = read(area + u64::from(fact!(vm_area_struct_vm_file)));
     let inode = read(file + u64::from(fact!(file_f_inode)));
-    guard::at(inode, |phase, now| {
+    guard::at(inode, |set, phase, now| {
         if matches!(phase, Phase::Open) {
             return 0;
         }
-        let ends = take_off(inode, Flight::Fault, now);
+        let ends = take_off(set, inode, Flight::Fault, now);
         if matches!(phase, Phase::Closed) {
-            refuse_store(inode, now);
+            refuse_store(set, inode, now);
             if !ends {
-                tell_of_store(inode);
+                tell_of_store(set, inode);
             }
         }
         0

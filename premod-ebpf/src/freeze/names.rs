@@ -13,7 +13,7 @@ use crate::{
     facts::fact,
     guard,
     kernel::{namespace_of, read},
-    maps::{NAMES, count, own},
+    set::{Set, count, each},
     tell::tell,
 };
 
@@ -81,22 +81,46 @@ fn move_mount(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn covers(path: u64) {
     let mount = read(path + u64::from(fact!(path_mnt)));
-    if namespace_of(mount) == own().namespace {
-        changes(read(path + u64::from(fact!(path_dentry))));
-    }
+    let mut name = Name {
+        dentry: read(path + u64::from(fact!(path_dentry))),
+        namespace: Some(namespace_of(mount)),
+    };
+    each(&mut name, changes_for);
 }
 
 #[inline(always)]
 fn changes(dentry: u64) {
+    let mut name = Name {
+        dentry,
+        namespace: None,
+    };
+    each(&mut name, changes_for);
+}
+
+/// A name that changes: for everybody, or in one mount namespace.
+struct Name {
+    dentry: u64,
+    namespace: Option<u64>,
+}
+
+unsafe extern "C" fn changes_for(place: u64, name: *mut Name) -> i64 {
+    let set = Set::at(place as u32);
+    // SAFETY: the loop passes what it was given.
+    let (dentry, namespace) = unsafe { ((*name).dentry, (*name).namespace) };
+    let Some(names) = set.names() else {
+        return 0;
+    };
     // SAFETY: only whether there is an entry matters.
-    if unsafe { NAMES.get(dentry) }.is_none() {
-        return;
+    let is_known = unsafe { names.get(dentry) }.is_some();
+    if !is_known || namespace.is_some_and(|namespace| namespace != set.own().namespace) {
+        return 0;
     }
-    count!(renamed);
-    guard::enter(|phase, _| {
+    count!(set, renamed);
+    guard::enter(set, |phase, _| {
         if matches!(phase, Phase::Closed) {
-            tell(dentry, Happening::Renamed, Op::Unknown, 0);
+            tell(set, dentry, Happening::Renamed, Op::Unknown, 0);
         }
         0
     });
+    0
 }

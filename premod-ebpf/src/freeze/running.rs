@@ -6,7 +6,7 @@ use crate::{
     call,
     facts::fact,
     kernel::{load, read, read_u32},
-    maps::{COMMANDS, own, settings},
+    set::Set,
 };
 
 /// What the entry of an exception puts into the place of a system call's number.
@@ -241,7 +241,7 @@ impl Running {
 
     /// Somebody else than premod's keeper traces it. It gets a signal only if he lets it, and stops only if he does.
     #[inline(always)]
-    fn is_traced_by_others(self) -> bool {
+    fn is_traced_by_others(self, set: Set) -> bool {
         // SAFETY: ptrace is an unsigned int; parent is a pointer to a task_struct, whose tgid is a pid_t.
         unsafe {
             let traced: u32 = load!(self.0, task_struct_ptrace);
@@ -250,17 +250,17 @@ impl Running {
                 return false;
             }
             let tracer: u32 = load!(tracer, task_struct_tgid);
-            tracer != own().keeper
+            tracer != set.own().keeper
         }
     }
 
     /// It stops, or dies, before it returns to user mode, whatever others do but to send SIGCONT.
     #[inline(always)]
-    pub(crate) fn is_to_stop_or_die(self) -> bool {
+    pub(crate) fn is_to_stop_or_die(self, set: Set) -> bool {
         // SAFETY: as in `being_stopped_by`.
         let pending: u64 = unsafe { load!(self.0, task_struct_pending) };
         pending & bit(SIGKILL) != 0
-            || self.being_stopped_by() == SIGSTOP && !self.is_traced_by_others()
+            || self.being_stopped_by() == SIGSTOP && !self.is_traced_by_others(set)
     }
 
     /// The signal by which somebody is stopping the process already; 0 if nobody is.
@@ -289,15 +289,16 @@ impl Running {
 
     /// Must not be stopped: init; premod itself; CMD and what it has started, which premod waits for.
     #[inline(always)]
-    pub(crate) fn must_run(self) -> bool {
+    pub(crate) fn must_run(self, set: Set) -> bool {
         let process = self.process();
-        process == INIT || process == settings().own_pid || self.is_of_command()
+        process == INIT || process == set.own().pid || self.is_of_command(set)
     }
 
     /// CMD, or started by it.
     #[inline(always)]
-    pub(crate) fn is_of_command(self) -> bool {
+    pub(crate) fn is_of_command(self, set: Set) -> bool {
+        let commands = set.commands();
         // SAFETY: only whether there is an entry matters.
-        unsafe { COMMANDS.get(self.address()) }.is_some()
+        commands.is_some_and(|commands| unsafe { commands.get(self.address()) }.is_some())
     }
 }

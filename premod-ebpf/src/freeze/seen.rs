@@ -23,8 +23,8 @@ use crate::{
     keep_out::{refuse_store, tell_of_store},
     kernel::{File, load},
     maintenance::moves_data,
-    maps::count,
     running::Running,
+    set::count,
     tell::tell,
 };
 
@@ -81,23 +81,23 @@ fn touched(inode: *const u8, op: Op) {
         return;
     }
     let inode = inode as u64;
-    guard::at(inode, |phase, now| {
+    guard::at(inode, |set, phase, now| {
         // A fault makes its page dirty before the store. If that comes, it is told of at the fault's end.
-        if !matches!(phase, Phase::Closed) || is_in_flight(Flight::Fault) {
+        if !matches!(phase, Phase::Closed) || is_in_flight(set, Flight::Fault) {
             return 0;
         }
         if matches!(op, Op::Unknown) && moves_data(inode) {
             return 0;
         }
         if matches!(op, Op::Unknown) && Running::now().is_in_fault_of_user() {
-            let ends = take_off(inode, Flight::Fault, now);
-            refuse_store(inode, now);
+            let ends = take_off(set, inode, Flight::Fault, now);
+            refuse_store(set, inode, now);
             if !ends {
-                tell_of_store(inode);
+                tell_of_store(set, inode);
             }
         } else {
-            count!(touches);
-            tell(inode, Happening::Touched, op, 0);
+            count!(set, touches);
+            tell(set, inode, Happening::Touched, op, 0);
         }
         0
     });

@@ -8,8 +8,8 @@ use premod_common::guard::{HeldProcess, Phase};
 use crate::{
     guard,
     kernel::{current_process, load},
-    maps::{HELD, PROTECTED, SEIZED, STOPPED_THEMSELVES, count, own, settings},
     running::{SIGCONT, SIGSTOP, SIGTTOU},
+    set::{Set, count, each},
     tell::tell_of,
 };
 
@@ -34,33 +34,57 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     let sender = current_process();
     // By our programs: to stop a process, or only to interrupt it.
     let by_itself = matches!(signal, SIGSTOP | SIGCONT) && info == BY_KERNEL && sender == process;
-    if by_itself || sender == settings().own_pid || sender == own().keeper {
+    if by_itself {
         return 0;
     }
-    if sender == process && signal != SIGCONT {
-        // SAFETY: no preconditions.
-        let _ = STOPPED_THEMSELVES.insert(process, unsafe { bpf_ktime_get_ns() }, 0);
+    let mut sent = Sent {
+        process,
+        sender,
+        signal,
+    };
+    each(&mut sent, is_sent);
+    0
+}
+
+/// A signal that stops or continues a process.
+struct Sent {
+    process: u32,
+    sender: u32,
+    signal: u8,
+}
+
+/// Notes it for one freeze, if it holds the process.
+unsafe extern "C" fn is_sent(place: u64, sent: *mut Sent) -> i64 {
+    let set = Set::at(place as u32);
+    // SAFETY: the loop passes what it was given.
+    let (process, sender, signal) = unsafe { ((*sent).process, (*sent).sender, (*sent).signal) };
+    let own = set.own();
+    if sender == own.pid || sender == own.keeper {
+        return 0;
     }
-    if let Some(seized) = SEIZED.get_ptr_mut(process) {
+    if sender == process
+        && signal != SIGCONT
+        && let Some(stopped) = set.stopped_themselves()
+    {
+        // SAFETY: no preconditions.
+        let _ = stopped.insert(process, unsafe { bpf_ktime_get_ns() }, 0);
+    }
+    let by_others = |by_others| match signal {
+        SIGCONT => 0,
+        _ if by_others == SIGSTOP => SIGSTOP,
+        stop => stop,
+    };
+    if let Some(seized) = set.seized().and_then(|all| all.get_ptr_mut(process)) {
+        // SAFETY: the pointer comes from the map.
+        unsafe { (*seized).stopped_by_others = by_others((*seized).stopped_by_others) };
+    }
+    if let Some(held) = set.held().and_then(|all| all.get_ptr_mut(process)) {
         // SAFETY: the pointer comes from the map.
         unsafe {
+            (*held).stopped_by_others = by_others((*held).stopped_by_others);
             if signal == SIGCONT {
-                (*seized).stopped_by_others = 0;
-            } else if (*seized).stopped_by_others != SIGSTOP {
-                (*seized).stopped_by_others = signal;
+                continued(set, process, &*held);
             }
-        }
-    }
-    let Some(held) = HELD.get_ptr_mut(process) else {
-        return 0;
-    };
-    // SAFETY: the pointer comes from the map.
-    unsafe {
-        if signal == SIGCONT {
-            (*held).stopped_by_others = 0;
-            continued(process, &*held);
-        } else if (*held).stopped_by_others != SIGSTOP {
-            (*held).stopped_by_others = signal;
         }
     }
     0
@@ -69,15 +93,14 @@ fn signal_generate(ctx: BtfTracePointContext) -> i32 {
 /// Somebody else continues a held process. A system call is refused once more; a store that was stopped in its fault can
 /// happen now, if the page is not protected again.
 #[inline(always)]
-fn continued(process: u32, held: &HeldProcess) {
-    let protected = PROTECTED.get(0).copied().unwrap_or(0);
-    if held.writable == 0 || held.writable < protected {
+fn continued(set: Set, process: u32, held: &HeldProcess) {
+    if held.writable == 0 || held.writable < set.protected() {
         return;
     }
-    guard::enter(|phase, _| {
+    guard::enter(set, |phase, _| {
         if matches!(phase, Phase::Closed) {
-            count!(touches);
-            tell_of(process, held);
+            count!(set, touches);
+            tell_of(set, process, held);
         }
         0
     });

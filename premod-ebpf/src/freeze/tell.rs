@@ -1,10 +1,8 @@
 //! Records for user space.
 
-use core::ffi::c_void;
-
 use aya_ebpf::helpers::{
     bpf_get_current_comm,
-    generated::{bpf_get_current_uid_gid, bpf_ktime_get_ns, bpf_ringbuf_output},
+    generated::{bpf_get_current_uid_gid, bpf_ktime_get_ns},
 };
 use premod_common::{
     event::Op,
@@ -14,12 +12,12 @@ use premod_common::{
 
 use crate::{
     kernel::current_task,
-    maps::{HAPPENINGS, count},
+    set::{Set, count},
 };
 
 /// Tells what the running task does to a guarded inode.
 #[inline(always)]
-pub(crate) fn tell(inode: InodeAddress, happening: Happening, op: Op, errno: u32) {
+pub(crate) fn tell(set: Set, inode: InodeAddress, happening: Happening, op: Op, errno: u32) {
     let task = current_task();
     // SAFETY: no preconditions.
     let record = unsafe {
@@ -35,12 +33,12 @@ pub(crate) fn tell(inode: InodeAddress, happening: Happening, op: Op, errno: u32
             comm: bpf_get_current_comm().unwrap_or_default(),
         }
     };
-    send(&record);
+    send(set, &record);
 }
 
 /// Tells what another process may do from now on: store to a guarded inode, before which it had been stopped.
 #[inline(always)]
-pub(crate) fn tell_of(process: u32, held: &HeldProcess) {
+pub(crate) fn tell_of(set: Set, process: u32, held: &HeldProcess) {
     // SAFETY: no preconditions.
     let record = unsafe {
         GuardRecord {
@@ -55,22 +53,14 @@ pub(crate) fn tell_of(process: u32, held: &HeldProcess) {
             comm: held.comm,
         }
     };
-    send(&record);
+    send(set, &record);
 }
 
 /// What cannot be told is counted.
 #[inline(always)]
-fn send(record: &GuardRecord) {
-    // SAFETY: the record lives through the call.
-    let told = unsafe {
-        bpf_ringbuf_output(
-            (&raw const HAPPENINGS).cast_mut().cast::<c_void>(),
-            (&raw const *record).cast_mut().cast(),
-            GuardRecord::SIZE as u64,
-            0,
-        ) == 0
-    };
-    if !told {
-        count!(lost);
+fn send(set: Set, record: &GuardRecord) {
+    let happenings = set.happenings();
+    if !happenings.is_some_and(|ring| ring.output(record, 0).is_ok()) {
+        count!(set, lost);
     }
 }

@@ -163,7 +163,7 @@ pub async fn run(settings: Settings) -> Result<u8> {
         .await
 }
 
-/// Does not wait for the kernel, which takes its time to take the programs off. Nobody else waits for that either.
+/// Does not wait until the kernel has taken the programs off, for which it takes its time. Nobody else waits for that either.
 fn detached(thawed: Result<Thawed, Error>) -> Result<Thawed, Error> {
     let mut thawed = thawed?;
     detach::behind(|| thawed.detach());

@@ -1,18 +1,14 @@
 //! Watches the counters that tell what was lost.
 
-use std::{
-    mem::MaybeUninit,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::programs::Program;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
 use premod_common::counters::Counters;
 
 use super::record::LostReason;
 use crate::{
     error::Error,
-    kernel::{environment::kprobes_are_off, mapped::MappedArray},
+    kernel::{bpf::recursion_misses, environment::kprobes_are_off, mapped::MappedArray},
 };
 
 /// One kind of loss since the last look.
@@ -188,28 +184,6 @@ pub(crate) fn watch(program: &Program) -> Result<OwnedFd, Error> {
     let program = program.fd().map_err(|error| failed(&error))?;
     let program = program.as_fd().try_clone_to_owned();
     program.map_err(|error| failed(&error))
-}
-
-/// How often the kernel has skipped a program: `bpf_prog_info.recursion_misses`, 5.12 and later. The same number
-/// stands in the program's fdinfo, which takes many times as long to read.
-pub(crate) fn recursion_misses(program: &OwnedFd) -> Option<u64> {
-    let mut info = MaybeUninit::<bpf_prog_info>::zeroed();
-    let mut attributes = MaybeUninit::<bpf_attr>::zeroed();
-    // SAFETY: all zeroes are valid for both, which are made of integers.
-    let (info, attributes) = unsafe { (info.assume_init_mut(), attributes.assume_init_mut()) };
-    attributes.info.bpf_fd = program.as_raw_fd() as u32;
-    attributes.info.info = (&raw mut *info) as u64;
-    attributes.info.info_len = size_of::<bpf_prog_info>() as u32;
-    // SAFETY: the kernel writes at most `info_len` bytes to `info`, and no more of `attributes` than it is large.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD,
-            &raw mut *attributes,
-            size_of::<bpf_attr>(),
-        )
-    };
-    (result == 0).then_some(info.recursion_misses)
 }
 
 #[cfg(test)]

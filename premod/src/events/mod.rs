@@ -10,7 +10,7 @@ mod record;
 
 pub(crate) use decode::{Clocks, Decoder};
 pub(crate) use duplicates::Duplicates;
-pub(crate) use losses::{Losses, Skippable, recursion_misses, watch};
+pub(crate) use losses::{Losses, Skippable, watch};
 pub use premod_common::event::Op;
 pub use record::{
     Device, FirstDirty, InodeKey, Lost, LostReason, MonotonicNs, Path, PathChange, PathChanged,

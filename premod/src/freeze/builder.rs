@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use premod_common::guard::{GUARDED_MAX, GuardSettings, MmapPolicy, Mode, UseKind};
+use premod_common::guard::{GUARDED_MAX, MmapPolicy, Mode, Own, UseKind};
 
 use super::{
     claims::registry::Registry,
@@ -18,7 +18,7 @@ use super::{
     guards::{Guards, pins::Pins},
     hold::{
         keeper::{Keeper, recover},
-        processes::can_be_compared,
+        processes::{can_be_compared, started},
     },
     report::account::Account,
     users::{self, Unknown, User},
@@ -178,7 +178,8 @@ impl FreezerBuilder {
         let kernel = Kernel::examine()?;
         let mut guards = Guards::create(
             &kernel.table.facts,
-            self.settings(),
+            self.own()?,
+            self.paths.len(),
             &kernel.environment,
             None,
         )?;
@@ -202,16 +203,19 @@ impl FreezerBuilder {
         }
     }
 
-    fn settings(&self) -> GuardSettings {
-        GuardSettings {
-            nonce: 0,
+    fn own(&self) -> Result<Own, Error> {
+        let pid = std::process::id();
+        let began = started(pid).ok_or_else(|| {
+            Error::BadValue("premod freeze needs /proc, and it is not mounted".to_owned())
+        })?;
+        Ok(Own {
             mode: self.mode as u32,
             mmap: self.mmap as u32,
             errno: self.errno.0,
-            verdict: -self.errno.0.cast_signed(),
-            own_pid: std::process::id(),
-            padding: 0,
-        }
+            pid,
+            began,
+            ..Own::default()
+        })
     }
 
     /// Freezes the files: [`FreezerBuilder::targets`], [`FreezerBuilder::prepare`] and [`Freezer::close`] in one.
@@ -235,7 +239,8 @@ impl FreezerBuilder {
     pub fn prepare(self, targets: Vec<Target>) -> Result<Freezer, Error> {
         let account = Account::begin(&targets);
         let files: Vec<_> = targets.iter().map(AsFd::as_fd).collect();
-        let claim = Registry::open()?.claim(&files)?;
+        let registry = Registry::open()?;
+        let claim = registry.claim(&files)?;
         drop(files);
         let Kernel {
             environment,
@@ -254,12 +259,13 @@ impl FreezerBuilder {
         let pins = Pins::make()?;
         let mut guards = Guards::create(
             &table.facts,
-            self.settings(),
+            self.own()?,
+            self.paths.len(),
             &environment,
             Some(pins.path()),
         )?;
         let keeper = Keeper::start(&pins)?;
-        guards.attach(&btf, &environment)?;
+        guards.attach(&btf, &environment, registry.path())?;
         let inodes = guard(&mut guards, &targets)?;
         guards.introduce(targets[0].as_fd(), keeper.pid())?;
         let renamed = guards.controls.tally()?.renamed;

@@ -32,13 +32,14 @@ const ROUNDS: u32 = 64;
 
 /// Keeps modifiers away from files.
 ///
-/// Dropping it lets everybody pass: its programs vanish, and the keeper continues who was stopped.
+/// Dropping it lets everybody pass: the programs do not know the files any more, and the keeper continues who was stopped.
 pub(super) struct Gate {
+    /// First, because the files have to stay open for as long.
+    pub(super) guards: Guards,
     pub(super) builder: FreezerBuilder,
     pub(super) targets: Vec<Target>,
     pub(super) inodes: Vec<u64>,
     pub(super) unclean: u32,
-    pub(super) guards: Guards,
     pub(super) flusher: Flusher,
     pub(super) keeper: Option<Keeper>,
     pub(super) pins: Pins,

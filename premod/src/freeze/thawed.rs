@@ -77,7 +77,9 @@ impl Thawed {
     ///
     /// # Errors
     /// If the report could not be kept for whoever comes ([`FreezerBuilder::unattended`](super::FreezerBuilder::unattended)).
-    pub async fn finish(self) -> Result<(), Error> {
+    pub async fn finish(mut self) -> Result<(), Error> {
+        // First, because whoever claims the files next guards them.
+        self.detach();
         self.server.finish().await;
         drop(self.claim);
         self.kept

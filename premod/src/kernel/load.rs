@@ -123,7 +123,7 @@ pub(super) fn explain(program: &str, error: &ProgramError, environment: &Environ
     {
         return Error::Kernel {
             context: format!("cannot attach {program}"),
-            reason: "the kernel takes 38 programs at one of its functions, and others have taken them: each premod freeze takes 2 (premod status names them), other tools may take some".to_owned(),
+            reason: "the kernel takes 38 programs at one of its functions, and others have taken them: all premod freezes together take 2, other tools may take some".to_owned(),
         };
     }
     Error::kernel(format!("cannot load or attach {program}"), error)

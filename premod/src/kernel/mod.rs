@@ -2,6 +2,7 @@
 //! loaded into it.
 
 pub mod attach;
+pub(crate) mod bpf;
 pub mod btf;
 pub mod caps;
 pub(crate) mod detach;

@@ -68,7 +68,14 @@ impl Peer {
     /// # Errors
     /// [`Error::NoAnswer`] if it does not answer in time, or not as it should.
     pub async fn ask(&self, request: Request) -> Result<Option<SetReport>, Error> {
-        let patience = request.patience();
+        self.ask_for(request, request.patience()).await
+    }
+
+    async fn ask_for(
+        &self,
+        request: Request,
+        patience: Duration,
+    ) -> Result<Option<SetReport>, Error> {
         let no_answer = |why: String| Error::NoAnswer { pid: self.pid, why };
         let answer = match timeout(patience, exchange(&self.socket, request)).await {
             Ok(Ok(Some(answer))) => answer,
@@ -107,11 +114,19 @@ fn understood(answer: &[u8]) -> Result<SetReport, String> {
     }
 }
 
+/// How much longer each is waited for because of each other one: they are at work at the same time.
+const FOR_EACH_OTHER: Duration = Duration::from_secs(1);
+
 /// Asks all of them at once; the answers come in the same order.
 pub async fn ask_all(peers: &[Peer], request: Request) -> Vec<Result<Option<SetReport>, Error>> {
+    let others = peers.len().saturating_sub(1) as u32;
+    let patience = match request {
+        Request::Status => request.patience(),
+        Request::Thaw => request.patience() + FOR_EACH_OTHER * others,
+    };
     let ask = |peer: &Peer| {
         let peer = peer.clone();
-        tokio::spawn(async move { peer.ask(request).await })
+        tokio::spawn(async move { peer.ask_for(request, patience).await })
     };
     // All of them begin before the first is waited for.
     let asked: Vec<_> = peers.iter().map(ask).collect();

@@ -6,6 +6,7 @@
 //!   locks/4711.sock            locked by whoever listens there
 //!   locks/4711-8230-0          locked by premod 4711 for as long as its claim lasts
 //!   locks/259:2-131            names the claim on inode 131 of device 259:2: a link to 4711-8230-0
+//!   programs-6c1d4e2f09ab3758  which programs all freezes share
 //!   ended/4711-8230            how a freeze was that has ended behind everybody's back
 //! ```
 //!
@@ -55,6 +56,11 @@ impl Registry {
     /// If it cannot be made, or others than root could write into it.
     pub fn open() -> Result<Self, Error> {
         Self::open_in(Path::new(RUN_DIRECTORY), 0)
+    }
+
+    /// Where it is.
+    pub(in crate::freeze) fn path(&self) -> &Path {
+        &self.directory
     }
 
     /// Opens the run directory if there is one; if not, nothing is frozen.

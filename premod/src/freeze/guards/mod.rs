@@ -1,12 +1,14 @@
 //! The kernel side of a freeze: its programs, its maps, its switch.
 
 pub(super) mod pins;
+mod place;
+mod programs;
+mod shared;
 mod skips;
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    hash::{BuildHasher, RandomState},
     os::fd::{AsRawFd, BorrowedFd},
     path::Path,
     sync::{
@@ -23,58 +25,25 @@ use aya::{
 };
 use premod_common::{
     facts::Facts,
-    guard::{GuardSettings, HeldProcess, InFlight, Look, Own, Phase, Switch, Tally, UseKind},
+    guard::{HeldProcess, InFlight, Look, NAMES_MAX, Own, Phase, Switch, Tally, UseKind},
     inode::InodeAddress,
 };
 
-use self::{pins::MAPS, skips::Skips};
+use self::{
+    pins::MAPS,
+    place::OwnMaps,
+    shared::{Record, Shared},
+    skips::Skips,
+};
 use crate::{
     error::Error,
-    kernel::{
-        attach::{self, Attachment, fentry, fexit, iterator, kprobe, lsm, tracepoint},
-        btf::Btf,
-        environment::Environment,
-        load,
-        relocate::with_facts,
-    },
+    kernel::{btf::Btf, environment::Environment, load, relocate::with_facts},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/freeze.bpf.o"));
 
-/// What premod's own questions need.
-const QUESTIONS: &[Attachment] = &[
-    fentry("security_file_fcntl", "look"),
-    iterator("task_file", "descriptors"),
-    iterator("task_vma", "mappings"),
-];
-
-/// Programs in the order in which they are attached: what ends a flight comes before what begins one.
-const HOOKS: &[Attachment] = &[
-    lsm("task_alloc", "task_alloc"),
-    lsm("task_free", "task_free"),
-    lsm("inode_rename", "inode_rename"),
-    lsm("inode_unlink", "inode_unlink"),
-    lsm("inode_rmdir", "inode_rmdir"),
-    lsm("sb_mount", "sb_mount"),
-    lsm("move_mount", "move_mount"),
-    tracepoint("signal_generate", "signal_generate"),
-    tracepoint("sys_exit", "sys_exit"),
-    fexit("do_page_mkwrite", "mkwrite_ends"),
-    fexit("do_page_mkwrite", "mkwrite_ends_again"),
-    fentry("generic_write_checks", "write_seen"),
-    fentry("generic_write_checks", "write_seen_again"),
-    tracepoint("writeback_dirty_folio", "dirty_seen"),
-    tracepoint("writeback_dirty_folio", "dirty_seen_again"),
-    kprobe("do_page_mkwrite", "mkwrite_begins"),
-    lsm("file_ioctl", "file_ioctl"),
-    lsm("file_mprotect", "file_mprotect"),
-    lsm("mmap_file", "mmap_file"),
-    lsm("file_open", "file_open"),
-    lsm("file_permission", "file_permission"),
-];
-
-/// What the nonce is combined with by which this process asks to be interrupted itself (`look.rs` of the kernel side).
-const INTERRUPT: u64 = 1;
+/// For how many names there is room for each path, and the links on its way.
+const NAMES_OF_PATH: u32 = 4096;
 
 /// Longest wait for hooks to be done with what they are doing. They run for microseconds, but a thread can be
 /// preempted in one.
@@ -170,35 +139,44 @@ impl Controls {
 
 /// The kernel side of one freeze.
 pub(crate) struct Guards {
+    /// First, because its maps are to be closed when no program uses them any more.
+    shared: Option<Shared>,
     ebpf: Ebpf,
+    object: Vec<u8>,
     nonce: u64,
+    own_maps: Option<OwnMaps>,
     pub(crate) controls: Controls,
     guards: HashMap<MapData, InodeAddress, u32>,
     superblocks: HashMap<MapData, u64, u32>,
     names: HashMap<MapData, u64, u32>,
-    shared: HashMap<MapData, u64, u32>,
+    shared_memory: HashMap<MapData, u64, u32>,
     protected: Arc<Mutex<Array<MapData, u64>>>,
     in_flight: HashMap<MapData, u32, InFlight>,
     awaited: HashMap<MapData, u32, u32>,
     look: Array<MapData, Look>,
-    own: Array<MapData, Own>,
+    own: Own,
+    own_map: Array<MapData, Own>,
     happenings: Option<RingBuf<MapData>>,
     skips: Skips,
 }
 
 impl Guards {
-    /// Creates the maps, and pins in `directory`, if there is one, those that a keeper needs. Nothing is attached yet.
+    /// Creates the maps for files of so many paths, and pins in `directory`, if there is one, those that a keeper needs. Nothing is
+    /// attached yet.
     pub(crate) fn create(
         facts: &Facts,
-        settings: GuardSettings,
+        own: Own,
+        paths: usize,
         environment: &Environment,
         directory: Option<&Path>,
     ) -> Result<Self, Error> {
-        let nonce = RandomState::new().hash_one(settings.own_pid);
-        let settings = GuardSettings { nonce, ..settings };
+        let nonce = shared::nonce();
+        let object = with_facts(OBJECT, facts)?;
+        let names = (paths as u32).saturating_mul(NAMES_OF_PATH);
         let mut ebpf = EbpfLoader::new()
-            .override_global("GUARD", &settings, true)
-            .load(&with_facts(OBJECT, facts)?)
+            .override_global("NONCE", &nonce, true)
+            .map_max_entries("NAMES", names.min(NAMES_MAX))
+            .load(&object)
             .map_err(|error| load::explain_maps(&error, environment))?;
         for (directory, (map, name)) in directory.iter().flat_map(|it| MAPS.map(|map| (it, map))) {
             let Some(it) = ebpf.map(map) else {
@@ -207,8 +185,12 @@ impl Guards {
             it.pin(directory.join(name))
                 .map_err(|error| Error::kernel("cannot pin a BPF map", &error))?;
         }
-        Ok(Self {
+        let own_maps = Some(OwnMaps::of(&ebpf)?);
+        let mut guards = Self {
+            shared: None,
+            object,
             nonce,
+            own_maps,
             controls: Controls {
                 switch: take(&mut ebpf, "SWITCH")?,
                 tally: take(&mut ebpf, "TALLY")?,
@@ -219,16 +201,19 @@ impl Guards {
             guards: take(&mut ebpf, "GUARDS")?,
             superblocks: take(&mut ebpf, "SUPERBLOCKS")?,
             names: take(&mut ebpf, "NAMES")?,
-            shared: take(&mut ebpf, "SHARED")?,
+            shared_memory: take(&mut ebpf, "SHARED")?,
             protected: Arc::new(Mutex::new(take(&mut ebpf, "PROTECTED")?)),
             in_flight: take(&mut ebpf, "IN_FLIGHT")?,
             awaited: take(&mut ebpf, "AWAITED")?,
             look: take(&mut ebpf, "LOOK")?,
-            own: take(&mut ebpf, "OWN")?,
+            own,
+            own_map: take(&mut ebpf, "OWN")?,
             happenings: Some(take(&mut ebpf, "HAPPENINGS")?),
             skips: Skips::default(),
             ebpf,
-        })
+        };
+        guards.tell_own(own)?;
+        Ok(guards)
     }
 
     /// Attaches what premod's own questions need.
@@ -237,48 +222,46 @@ impl Guards {
         btf: &Btf,
         environment: &Environment,
     ) -> Result<(), Error> {
-        self.attach_all(btf, environment, QUESTIONS)
+        programs::attach(&mut self.ebpf, btf, environment, programs::OWN)?;
+        let own = self.own_maps.take().ok_or_else(attached_already)?;
+        self.shared = Some(Shared::alone(
+            &mut self.ebpf,
+            &own,
+            self.nonce,
+            &[programs::QUESTION],
+            btf,
+            environment,
+        )?);
+        Ok(())
     }
 
-    fn attach_all(
+    /// Attaches the programs, or uses those that another freeze has attached; which these are stands in `directory`, which is
+    /// root's alone. The switch is open, so that nobody notices.
+    pub(crate) fn attach(
         &mut self,
         btf: &Btf,
         environment: &Environment,
-        ways: &[Attachment],
+        directory: &Path,
     ) -> Result<(), Error> {
-        let kernel_btf = attach::targets(btf, ways)?;
-        attach::load_ahead(&mut self.ebpf, &kernel_btf, ways);
-        for way in ways {
-            attach::attach(&mut self.ebpf, &kernel_btf, *way, environment)?;
-        }
+        // First, because it ends flights.
+        programs::attach(&mut self.ebpf, btf, environment, programs::OWN)?;
+        let own = self.own_maps.take().ok_or_else(attached_already)?;
+        let shared = Shared::enter(
+            &mut self.ebpf,
+            &own,
+            self.nonce,
+            Record::open(directory, &self.object)?,
+            btf,
+            environment,
+        )?;
+        self.skips = Skips::of(shared.programs())?;
+        self.shared = Some(shared);
         Ok(())
     }
 
-    /// Attaches the programs. The switch is open, so that nobody notices.
-    pub(crate) fn attach(&mut self, btf: &Btf, environment: &Environment) -> Result<(), Error> {
-        let hook = "bpf_lsm_inode_setattr";
-        let setattr = match btf.arguments(hook) {
-            Some(2) => lsm("inode_setattr", "inode_setattr_of_two"),
-            Some(3) => lsm("inode_setattr", "inode_setattr_of_three"),
-            _ => {
-                return Err(Error::KernelLacks {
-                    release: environment.release.clone(),
-                    what: format!("the hook {hook} in a form that premod knows"),
-                    cost: "truncates could not be kept out".to_owned(),
-                });
-            }
-        };
-        let compat = lsm("file_ioctl_compat", "file_ioctl_compat");
-        let compat = btf
-            .has_function("bpf_lsm_file_ioctl_compat")
-            .then_some(compat);
-        let ways: Vec<_> = (QUESTIONS.iter().chain(HOOKS).copied())
-            .chain([setattr])
-            .chain(compat)
-            .collect();
-        self.attach_all(btf, environment, &ways)?;
-        self.skips = Skips::of(&self.ebpf)?;
-        Ok(())
+    fn shared(&mut self) -> Result<&mut Shared, Error> {
+        let nothing = || Error::BadValue("the programs of the freeze are not attached".to_owned());
+        self.shared.as_mut().ok_or_else(nothing)
     }
 
     /// Whether the kernel has, since the last call, skipped programs so that something may have gone unseen.
@@ -305,7 +288,8 @@ impl Guards {
         self.guards.insert(look.inode, 1, 0).map_err(failed)?;
         self.superblocks
             .insert(look.superblock, 1, 0)
-            .map_err(failed)
+            .map_err(failed)?;
+        self.shared()?.guard(look.inode)
     }
 
     /// Watches a name, by its dentry, which has to stay in memory for as long.
@@ -317,7 +301,7 @@ impl Guards {
 
     /// Notes that several processes have this memory, by the address of its `mm_struct`.
     pub(crate) fn note_shared(&mut self, memory: u64) -> Result<(), Error> {
-        self.shared
+        self.shared_memory
             .insert(memory, 1, 0)
             .map_err(|error| Error::kernel("cannot note who shares memory", &error))
     }
@@ -343,14 +327,16 @@ impl Guards {
 
     /// How the inode of an open file looks now.
     pub(crate) fn look(&mut self, file: BorrowedFd<'_>) -> Result<Look, Error> {
-        // The kernel may skip a program once, if it has preempted somebody inside of it.
-        const TRIES: usize = 3;
+        /// How often it is tried: the kernel skips the program while it has preempted somebody inside of it on this CPU.
+        const TRIES: u32 = 200;
+        const PAUSE: Duration = Duration::from_millis(1);
         for _ in 1..TRIES {
-            if let Ok(look) = self.try_look(file, self.nonce) {
+            if let Ok(look) = self.try_look(file, false) {
                 return Ok(look);
             }
+            std::thread::sleep(PAUSE);
         }
-        self.try_look(file, self.nonce)
+        self.try_look(file, false)
     }
 
     /// Tells the kernel side what it has to know of premod itself, so that writers can be kept waiting until the keeper has
@@ -363,14 +349,18 @@ impl Guards {
             );
         }
         let look = self.look(file)?;
-        let own = Own {
+        self.tell_own(Own {
             signal: look.signal,
             namespace: look.namespace,
             interrupt,
             keeper,
-            padding: 0,
-        };
-        self.own
+            ..self.own
+        })
+    }
+
+    fn tell_own(&mut self, own: Own) -> Result<(), Error> {
+        self.own = own;
+        self.own_map
             .set(0, own, 0)
             .map_err(|error| Error::kernel("cannot tell the kernel side who premod is", &error))
     }
@@ -382,7 +372,7 @@ impl Guards {
         const TIMES: usize = 4;
         const TRIES: usize = 64;
         let changes: Vec<u64> = (0..TRIES)
-            .filter_map(|_| self.try_look(file, self.nonce ^ INTERRUPT).ok())
+            .filter_map(|_| self.try_look(file, true).ok())
             .filter_map(|look| (look.interrupt != 0).then_some(look.interrupt))
             .take(TIMES)
             .collect();
@@ -390,7 +380,8 @@ impl Guards {
         (changes.len() == TIMES && mark.is_power_of_two()).then_some(mark)
     }
 
-    fn try_look(&mut self, file: BorrowedFd<'_>, question: u64) -> Result<Look, Error> {
+    fn try_look(&mut self, file: BorrowedFd<'_>, interrupts: bool) -> Result<Look, Error> {
+        let question = self.shared()?.question(interrupts);
         let failed = |error| Error::kernel("cannot look at a file's inode", &error);
         self.look.set(0, Look::default(), 0).map_err(failed)?;
         // SAFETY: F_GETFD takes no argument and changes nothing; the descriptor is open.
@@ -437,6 +428,10 @@ impl Guards {
     pub(crate) fn take_happenings(&mut self) -> Option<RingBuf<MapData>> {
         self.happenings.take()
     }
+}
+
+fn attached_already() -> Error {
+    Error::BadValue("the programs of the freeze are attached already".to_owned())
 }
 
 /// Until when pages are protected again.

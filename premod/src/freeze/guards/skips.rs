@@ -4,14 +4,11 @@
 //! Those that matter hang twice, so that nothing is missed unless both were skipped. A kprobe hangs once: the kernel does
 //! not preempt a task inside of it. It is watched all the same; and whether somebody switches kprobes off.
 
-use std::os::fd::OwnedFd;
-
-use aya::Ebpf;
+use std::{collections::HashMap, os::fd::OwnedFd};
 
 use crate::{
     error::Error,
-    events::{recursion_misses, watch},
-    kernel::environment::kprobes_are_off,
+    kernel::{bpf::recursion_misses, environment::kprobes_are_off},
 };
 
 /// Programs that do the same, by name: something may have gone unseen if all were skipped.
@@ -35,12 +32,13 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(ebpf: &Ebpf, name: &str) -> Result<Self, Error> {
-        let program = ebpf
-            .program(name)
-            .ok_or_else(|| Error::BadValue(format!("the object has no program {name}")))?;
+    fn new(programs: &HashMap<String, OwnedFd>, name: &str) -> Result<Self, Error> {
+        let program = programs
+            .get(name)
+            .ok_or_else(|| Error::BadValue(format!("there is no program {name}")))?;
+        let program = program.try_clone();
         Ok(Self {
-            program: watch(program)?,
+            program: program.map_err(|error| Error::kernel("cannot watch a program", &error))?,
             misses: 0,
         })
     }
@@ -51,9 +49,10 @@ impl Watched {
 }
 
 impl Skips {
-    /// Watches the programs, which have to be loaded.
-    pub(super) fn of(ebpf: &Ebpf) -> Result<Self, Error> {
-        let watched = |equal: &&[&str]| equal.iter().map(|name| Watched::new(ebpf, name)).collect();
+    /// Watches those of these programs.
+    pub(super) fn of(programs: &HashMap<String, OwnedFd>) -> Result<Self, Error> {
+        let watched =
+            |equal: &&[&str]| (equal.iter().map(|name| Watched::new(programs, name))).collect();
         Ok(Self {
             watched: EQUAL.iter().map(watched).collect::<Result<_, _>>()?,
             kprobes_were_off: false,

@@ -19,6 +19,7 @@ pub(crate) mod premod;
 pub(crate) mod process;
 mod races;
 mod refusals;
+mod shared;
 pub(crate) mod unseen;
 pub(crate) mod users;
 pub(crate) mod ways;
@@ -41,6 +42,7 @@ pub(crate) fn tests() -> Vec<Test> {
         memory::TESTS,
         names::TESTS,
         let_go::TESTS,
+        shared::TESTS,
         unseen::TESTS,
         places::TESTS,
         races::TESTS,
