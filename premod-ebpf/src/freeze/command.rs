@@ -4,7 +4,6 @@
 //! A mark is the address of the task. Security hooks are never skipped, so that it is right for as long as the task lives.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-
 use premod_common::guard::Phase;
 
 use crate::{

@@ -76,13 +76,7 @@ impl Controls {
     /// # Errors
     /// If the kernel does not take it.
     pub(crate) fn order(&mut self, phase: Phase, deadline: u64) -> Result<(), Error> {
-        let switch = Switch {
-            phase: phase as u64,
-            deadline,
-        };
-        self.switch
-            .set(0, switch, 0)
-            .map_err(|error| Error::kernel("cannot set the freeze's switch", &error))
+        set_switch(&mut self.switch, phase, deadline)
     }
 
     /// Waits until no hook acts by an earlier order.
@@ -90,25 +84,17 @@ impl Controls {
     /// # Errors
     /// If a hook does not come to its end.
     pub(crate) fn wait_until_obeyed(&self) -> Result<(), Error> {
-        // The hooks count themselves before they look at the switch; we look at the count after it.
-        fence(Ordering::SeqCst);
-        let began = Instant::now();
-        while self.tally()?.busy != 0 {
-            if began.elapsed() > PATIENCE {
-                return Err(Error::Kernel {
-                    context: "cannot tell the hooks what to do".to_owned(),
-                    reason: "one of them does not come to its end".to_owned(),
-                });
-            }
-            std::thread::sleep(Duration::from_micros(20));
+        if obeyed(&self.tally, PATIENCE)? {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Kernel {
+            context: "cannot tell the hooks what to do".to_owned(),
+            reason: "one of them does not come to its end".to_owned(),
+        })
     }
 
     pub(crate) fn tally(&self) -> Result<Tally, Error> {
-        self.tally
-            .get(&0, 0)
-            .map_err(|error| Error::kernel("cannot read the freeze's tally", &error))
+        read_tally(&self.tally)
     }
 
     /// The maps that a premod has pinned in this directory.
@@ -135,6 +121,41 @@ impl Controls {
         all.extend(self.held.iter().flatten());
         all.into_iter().collect()
     }
+}
+
+/// Tells the hooks of a freeze what to do.
+fn set_switch(
+    switch: &mut Array<MapData, Switch>,
+    phase: Phase,
+    deadline: u64,
+) -> Result<(), Error> {
+    let order = Switch {
+        phase: phase as u64,
+        deadline,
+    };
+    switch
+        .set(0, order, 0)
+        .map_err(|error| Error::kernel("cannot set the freeze's switch", &error))
+}
+
+/// Waits until no hook of a freeze acts by an earlier order; whether that was so in time.
+fn obeyed(tally: &Array<MapData, Tally>, timeout: Duration) -> Result<bool, Error> {
+    // The hooks count themselves before they look at the switch; we look at the count after it.
+    fence(Ordering::SeqCst);
+    let began = Instant::now();
+    while read_tally(tally)?.busy != 0 {
+        if began.elapsed() > timeout {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    Ok(true)
+}
+
+fn read_tally(tally: &Array<MapData, Tally>) -> Result<Tally, Error> {
+    tally
+        .get(&0, 0)
+        .map_err(|error| Error::kernel("cannot read the freeze's tally", &error))
 }
 
 /// The kernel side of one freeze.
@@ -246,7 +267,7 @@ impl Guards {
         // First, because it ends flights.
         programs::attach(&mut self.ebpf, btf, environment, programs::OWN)?;
         let own = self.own_maps.take().ok_or_else(attached_already)?;
-        let shared = Shared::enter(
+        let mut shared = Shared::enter(
             &mut self.ebpf,
             &own,
             self.nonce,
@@ -254,7 +275,7 @@ impl Guards {
             btf,
             environment,
         )?;
-        self.skips = Skips::of(shared.programs())?;
+        self.skips = Skips::of(&mut shared.take_programs())?;
         self.shared = Some(shared);
         Ok(())
     }

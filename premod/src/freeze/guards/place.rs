@@ -3,8 +3,8 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    thread::{self, sleep},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -21,6 +21,7 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 
+use super::{obeyed, set_switch};
 use crate::{error::Error, freeze::hold::processes::started, kernel::bpf};
 
 /// The maps that each freeze has for itself, and the arrays in which the programs find them. The first is there last and
@@ -151,7 +152,7 @@ impl SharedMaps {
 
     fn free_place(&self) -> Result<u32, Error> {
         for place in 0..FREEZES_MAX {
-            if !self.is_taken(place).map_err(not_looked_at)? || !self.is_alive(place)? {
+            if !self.is_alive(place)? {
                 return Ok(place);
             }
         }
@@ -172,9 +173,8 @@ impl SharedMaps {
         }
     }
 
-    /// Whether the premod of the freeze at this place lives.
+    /// Whether a freeze is at this place, and its premod lives.
     fn is_alive(&self, place: u32) -> Result<bool, Error> {
-        // Gone meanwhile: by whoever has had it.
         let Some(own) = self.map_at(place, EACH[0].1)? else {
             return Ok(false);
         };
@@ -190,6 +190,7 @@ impl SharedMaps {
 
     /// Removes what a premod that was killed has left at this place.
     fn clear(&mut self, place: u32) -> Result<(), Error> {
+        // Open until they are taken away: before 6.8 the kernel may free a map while programs use it, once nobody has it open.
         let maps = EACH.iter().map(|(_, name)| self.map_at(place, name));
         let maps = maps.collect::<Result<Vec<_>, _>>()?;
         if maps.iter().all(Option::is_none) {
@@ -214,16 +215,9 @@ impl SharedMaps {
         };
         let mut switch: Array<_, Switch> = Map::Array(switch).try_into().map_err(failed)?;
         let tally: Array<_, Tally> = Map::Array(tally).try_into().map_err(failed)?;
-        let open = Switch {
-            phase: Phase::Open as u64,
-            deadline: 0,
-        };
-        switch.set(0, open, 0).map_err(failed)?;
-        let began = Instant::now();
-        while tally.get(&0, 0).map_err(failed)?.busy != 0 && began.elapsed() < TIMEOUT {
-            sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        set_switch(&mut switch, Phase::Open, 0)?;
+        // If one of them does not come to its end, its maps are taken away all the same.
+        obeyed(&tally, TIMEOUT).map(drop)
     }
 
     /// The map of the freeze at this place that is in the array of this name.

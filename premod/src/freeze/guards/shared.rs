@@ -9,6 +9,7 @@ use std::{
     fs::{self, File, OpenOptions},
     hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState},
     io::{self, Read, Seek, Write},
+    mem,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::Path,
     thread::{Builder, sleep},
@@ -237,9 +238,9 @@ impl Shared {
         })
     }
 
-    /// The programs by their names.
-    pub(super) fn programs(&self) -> &HashMap<String, OwnedFd> {
-        &self.attached.programs
+    /// The programs by their names, once: what is attached stays so without.
+    pub(super) fn take_programs(&mut self) -> HashMap<String, OwnedFd> {
+        mem::take(&mut self.attached.programs)
     }
 
     /// By what premod asks about a file (the argument of fcntl).

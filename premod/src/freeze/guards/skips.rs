@@ -32,15 +32,11 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(programs: &HashMap<String, OwnedFd>, name: &str) -> Result<Self, Error> {
+    fn new(programs: &mut HashMap<String, OwnedFd>, name: &str) -> Result<Self, Error> {
         let program = programs
-            .get(name)
+            .remove(name)
             .ok_or_else(|| Error::BadValue(format!("there is no program {name}")))?;
-        let program = program.try_clone();
-        Ok(Self {
-            program: program.map_err(|error| Error::kernel("cannot watch a program", &error))?,
-            misses: 0,
-        })
+        Ok(Self { program, misses: 0 })
     }
 
     fn now(&self) -> u64 {
@@ -49,12 +45,12 @@ impl Watched {
 }
 
 impl Skips {
-    /// Watches those of these programs.
-    pub(super) fn of(programs: &HashMap<String, OwnedFd>) -> Result<Self, Error> {
-        let watched =
+    /// Watches those of these programs, and takes them.
+    pub(super) fn of(programs: &mut HashMap<String, OwnedFd>) -> Result<Self, Error> {
+        let mut watched =
             |equal: &&[&str]| (equal.iter().map(|name| Watched::new(programs, name))).collect();
         Ok(Self {
-            watched: EQUAL.iter().map(watched).collect::<Result<_, _>>()?,
+            watched: EQUAL.iter().map(&mut watched).collect::<Result<_, _>>()?,
             kprobes_were_off: false,
         })
     }
